@@ -1,0 +1,55 @@
+# Volenti: the map of commands. Everything runs in .venv, which the first target makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# Two stamps: what it takes to run, and what it takes to develop. Each is redone when its lock file changes.
+$(VENV)/.run: requirements/run.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Volenti needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements/run.txt
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+demo: $(VENV)/.run ## start the service on an embedded PostgreSQL, with a workspace to play with
+	@$(BIN)/volenti serve --demo
+
+test: $(VENV)/.dev ## all tests, the linters and the types
+	@$(MAKE) --no-print-directory lint types
+	@$(BIN)/pytest -n 2 --dist worksteal
+
+test-core: $(VENV)/.dev ## the pure core only: no database, a few seconds
+	@$(BIN)/pytest tests/core
+
+lint: $(VENV)/.dev ## style, import contracts, dependencies, SQL
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/deptry .
+	@$(BIN)/squawk migrations/*.sql
+
+types: $(VENV)/.dev ## mypy, strict
+	@$(BIN)/mypy
+
+openapi: $(VENV)/.dev ## write openapi/openapi.json and openapi/policy.schema.json from the code
+	@$(BIN)/python -m volenti.api.openapi openapi
+
+bench: $(VENV)/.dev ## the benchmarks, one JSON line each
+	@$(BIN)/python bench/append.py
+
+lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--extra embedded --group build pyproject.toml -o requirements/run.txt
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--extra embedded --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
+
+.PHONY: help demo test test-core lint types openapi bench lock

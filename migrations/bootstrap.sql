@@ -1,0 +1,29 @@
+-- Roles and schema
+-- why: nothing at run time owns a table; each role may do what its part of the service needs and no more
+-- run by: `volenti migrate --bootstrap` (and by `volenti serve` on the embedded database), as a role that may create roles; safe to repeat
+SET lock_timeout = '3s';
+SET statement_timeout = '60s';
+DO $$
+DECLARE r text;
+BEGIN
+  FOREACH r IN ARRAY ARRAY['volenti_owner', 'volenti_lookup'] LOOP
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
+      EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE', r);
+    END IF;
+  END LOOP;
+  FOREACH r IN ARRAY ARRAY['volenti_migrate', 'volenti_app', 'volenti_admin', 'volenti_signer', 'volenti_audit', 'volenti_eraser'] LOOP
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
+      EXECUTE format('CREATE ROLE %I LOGIN NOINHERIT NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE', r);
+    END IF;
+    EXECUTE format('ALTER ROLE %I SET search_path = volenti', r);
+    EXECUTE format('ALTER ROLE %I SET synchronous_commit = on', r);
+    EXECUTE format('ALTER ROLE %I SET lock_timeout = %L', r, '2s');
+    EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', r, '60s');
+    EXECUTE format('ALTER ROLE %I SET statement_timeout = %L', r, CASE WHEN r IN ('volenti_migrate', 'volenti_audit') THEN '0' ELSE '5s' END);
+  END LOOP;
+END $$;
+GRANT volenti_owner TO volenti_migrate;
+GRANT volenti_lookup TO volenti_owner;
+CREATE SCHEMA IF NOT EXISTS volenti AUTHORIZATION volenti_owner;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA volenti TO volenti_lookup, volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser, volenti_migrate;

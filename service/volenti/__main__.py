@@ -1,0 +1,5 @@
+"""`python -m volenti` is `volenti`."""
+
+from volenti.cli.main import main
+
+main()

@@ -1,0 +1,152 @@
+"""Composition: settings to services, one route table, the dispatcher of the hot routes in front of the framework."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qsl
+
+from litestar import Litestar, Request, Response
+from litestar.enums import HttpMethod
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+
+from volenti.api.endpoint import Context, Route, respond
+from volenti.api.problems import Problematic, body_of, headers_of, problem_of
+from volenti.api.routes import routes
+from volenti.flows.clock import StandingClock
+from volenti.flows.manage_credentials import Authenticator
+from volenti.flows.prune import keep_pruned
+from volenti.flows.services import Services
+from volenti.flows.sign_checkpoint import Checkpointer
+from volenti.telemetry import configure
+
+Scope = dict[str, Any]
+
+
+class Application:
+    """The ASGI application: hot routes by one look-up of the path, all else through Litestar.
+
+    `opening` gives the services for as long as the application runs.
+    """
+
+    def __init__(self, opening: Callable[[], Any], *, public_log: bool, test_clock: bool) -> None:
+        self._opening = opening
+        self._context: Context | None = None
+        self._stopping = False
+        self.table = routes(public_log=public_log, test_clock=test_clock)
+        self._hot = {route.path: route for route in self.table if route.hot}
+        self._litestar = Litestar(
+            route_handlers=[self._handler(route) for route in self.table if not route.hot],
+            lifespan=[self._lifespan],
+            exception_handlers={HTTPException: _framework_problem, Exception: _unexpected},
+            openapi_config=None,
+            debug=False,
+            logging_config=None,
+        )
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        route = self._hot.get(scope["path"]) if scope["type"] == "http" else None
+        if route is None:
+            await self._litestar(scope, receive, send)  # type: ignore[arg-type]
+            return
+        if scope["method"] == route.method:
+            status, headers, body = await respond(route, self._running(), _headers(scope), {}, {}, receive)
+        else:
+            problem = Problematic(405, "method", f"this path takes {route.method}")
+            status, headers, body = 405, {**headers_of(problem), "allow": route.method}, body_of(problem)
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*pairs, (b"content-length", str(len(body)).encode())],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    def _lifespan(self, _: Litestar) -> AbstractAsyncContextManager[None]:
+        return self.started()
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[None]:
+        """Open the services and run what runs beside requests, for as long as the block lasts: the server's lifespan."""
+        async with self._opening() as services:
+            self._context = Context(services, Authenticator(services), self._unready)
+            tasks = [asyncio.create_task(Checkpointer(services).run()), asyncio.create_task(keep_pruned(services))]
+            try:
+                yield
+            finally:
+                self._stopping = True
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stop_soon(self) -> None:
+        """Answer not ready from now on; requests are still served."""
+        self._stopping = True
+
+    def _unready(self) -> str | None:
+        return "the service is stopping" if self._stopping else None
+
+    def _running(self) -> Context:
+        assert self._context is not None, "the lifespan has not started"
+        return self._context
+
+    def _handler(self, route: Route) -> HTTPRouteHandler:
+        async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
+            scope: Any = request.scope
+            path = {name: str(value) for name, value in request.path_params.items()}
+            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+            status, headers, body = await respond(route, self._running(), _headers(scope), path, query, request.receive)
+            media = headers.pop("content-type")
+            return Response(body, status_code=status, headers=headers, media_type=media)
+
+        path = re.sub(r"\{(\w+)\}", r"{\1:str}", route.path)
+        return HTTPRouteHandler(
+            path,
+            http_method=[HttpMethod(route.method)],
+            name=f"{route.method} {route.path}",
+            status_code=route.status,
+            include_in_schema=False,
+        )(handle)
+
+
+def _headers(scope: Scope) -> Mapping[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _response(problem: Problematic, **headers: str) -> Response[bytes]:
+    given = headers_of(problem)
+    media = given.pop("content-type")
+    return Response(body_of(problem), status_code=problem.status, headers={**given, **headers}, media_type=media)
+
+
+def _framework_problem(_: Any, error: HTTPException) -> Response[bytes]:
+    """What the framework refuses before a route is found; its own texts may quote the path, so none is passed on."""
+    known = {404: ("no_route", "there is no such route"), 405: ("method", "the path does not take this method")}
+    kind, detail = known.get(error.status_code, ("request", "the request cannot be served"))
+    return _response(
+        Problematic(error.status_code, kind, detail),
+        **{name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"},
+    )
+
+
+def _unexpected(_: Any, error: Exception) -> Response[bytes]:
+    return _response(problem_of(error))
+
+
+def application(services: Services) -> Application:
+    """An application over services that somebody else opens and closes: for tests and for one process."""
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Services]:
+        yield services
+
+    configure(services.settings.log_level)
+    return Application(
+        opening, public_log=services.settings.public_log, test_clock=isinstance(services.clock, StandingClock)
+    )

@@ -1,0 +1,250 @@
+"""POST /v1/consents and /v1/offers: record a person's choices, and state what was put before them."""
+
+from __future__ import annotations
+
+import ipaddress
+import unicodedata
+from typing import Any, assert_never
+
+import msgspec
+
+from volenti.api import wire
+from volenti.api.endpoint import Call, Reply, idempotency_key
+from volenti.api.problems import Problematic, not_implemented, refused
+from volenti.core.admission import Choice, Command, Facts, Refusal, ShownOffer
+from volenti.core.data_subject import Act, Evidence, Identifier
+from volenti.flows.clock import milliseconds, rfc3339
+from volenti.flows.issue_offer import OfferIssued, OfferRejected, issue, present
+from volenti.flows.prove_entry import prove
+from volenti.flows.record_consents import (
+    IdentifierTaken,
+    KeyMisused,
+    Recorded,
+    Recording,
+    Retry,
+    record,
+    revision_token,
+)
+from volenti.keys.tokens import OfferRefused
+
+IMPLEMENTED_KINDS = ("grant", "deny", "withdraw", "object")
+_canonical = msgspec.json.Encoder(order="sorted")
+
+
+async def record_choices(call: Call) -> Reply:
+    """Record choices of one person, together or not at all."""
+    asked: wire.ConsentsRequest = call.body
+    _refuse_unimplemented(asked)
+    if asked.actor.type == "import" and "imports:write" not in call.caller.scopes:
+        raise Problematic(
+            403,
+            "scope_missing",
+            "to record as an import the credential needs the scope imports:write",
+            pointer="/actor/type",
+        )
+    if call.caller.purposes is not None and any(event.purpose not in call.caller.purposes for event in asked.events):
+        raise Problematic(403, "out_of_scope", "the credential does not cover this purpose")
+    offer = _offer(call, asked.evidence)
+    command = Command(
+        actor=asked.actor.type,
+        component=call.caller.component,
+        choices=tuple(_choice(event) for event in asked.events),
+        facts=Facts(
+            jurisdiction=asked.data_subject.jurisdiction,
+            time_zone=asked.data_subject.time_zone,
+            locale=asked.data_subject.locale,
+        ),
+        method=asked.method,
+        surface=composed(asked.surface),
+        evidence=_evidence(asked.evidence, offer),
+        offer=offer,
+    )
+    recording = await record(
+        call.services, call.workspace_id, command, who(asked.data_subject), retry_of(call, "POST /v1/consents")
+    )
+    return await recorded(call, recording, status=201, first_identifier=0 if asked.data_subject.id is None else 1)
+
+
+def who(given: wire.DataSubject) -> tuple[Identifier, ...]:
+    """The identifiers of a write, the caller's id first. Raises a 422 problem if there are none."""
+    identifiers = tuple(stated(identifier) for identifier in given.identifiers)
+    if given.id is not None:
+        return (Identifier("id", given.id), *identifiers)
+    if not identifiers:
+        raise Problematic(
+            422, "data_subject", "name the data subject by id or by an identifier", pointer="/data_subject"
+        )
+    return identifiers
+
+
+def stated(identifier: wire.VerifiedIdentifier) -> Identifier:
+    verified = None if identifier.verified_at is None else milliseconds(identifier.verified_at)
+    return Identifier(identifier.type, composed(identifier.value), verified)
+
+
+def composed(text: Any) -> Any:
+    """Free text in NFC, the form in which it is hashed; None stays None."""
+    return None if text is None else unicodedata.normalize("NFC", text)
+
+
+def retry_of(call: Call, request: str) -> Retry | None:
+    """What makes this call safe to repeat, if its caller gave a key. The fingerprint is over the decoded body, not its bytes."""
+    key = idempotency_key(call.headers)
+    return None if key is None else Retry(call.caller.credential_id, key, request, _canonical.encode(call.body))
+
+
+async def recorded(call: Call, recording: Recording, *, status: int, first_identifier: int) -> Reply:
+    """The answer to a write."""
+    match recording:
+        case Recorded():
+            return await _success(call, recording, status)
+        case Refusal():
+            raise refused(recording)
+        case KeyMisused():
+            raise Problematic(422, "idempotency_key_reused", "this Idempotency-Key was used for another request")
+        case IdentifierTaken(position=position):
+            pointer = (
+                "/data_subject/id"
+                if position < first_identifier
+                else f"/data_subject/identifiers/{position - first_identifier}"
+            )
+            raise Problematic(
+                409, "identifier_taken", "the identifier belongs to another data subject", pointer=pointer
+            )
+        case _:
+            assert_never(recording)
+
+
+async def _success(call: Call, done: Recorded, status: int) -> Reply:
+    proofs = await _proofs(call, done)
+    entries = tuple(
+        wire.RecordedEntry(
+            entry=entry.entry, index=done.first_index + position, kind=entry.kind, leaf_hash=entry.leaf_hash, applied=entry.applied, why=entry.why,
+            proof=proofs.get(entry.entry, msgspec.UNSET),
+        )
+        for position, entry in enumerate(done.entries)
+    )  # fmt: skip
+    answer = wire.RecordedAnswer(
+        data_subject=done.data_subject,
+        entries=entries,
+        revision=revision_token(done.epoch, done.size),
+        receipt=f"/v1/ledger/entries/{entries[-1].entry}/proof" if entries else None,
+    )
+    return Reply(answer, status=status, headers={"idempotency-replayed": "true"} if done.replayed else {})
+
+
+async def _proofs(call: Call, done: Recorded) -> dict[str, str]:
+    """The signed proofs that `Prefer: wait=N` asked for; without them the answer names a durable index, not a proof."""
+    preference = call.headers.get("prefer", "")
+    seconds = preference.removeprefix("wait=").strip()
+    if not preference.startswith("wait=") or not seconds.isdigit():
+        return {}
+    proofs = {}
+    for position, entry in enumerate(done.entries):
+        proven = await prove(
+            call.services, call.workspace_id, done.first_index + position, wait_seconds=min(int(seconds), 10)
+        )
+        proofs[entry.entry] = proven.text
+    return proofs
+
+
+def _refuse_unimplemented(asked: wire.ConsentsRequest) -> None:
+    if asked.preferences is not None:
+        raise not_implemented("/preferences")
+    for position, event in enumerate(asked.events):
+        if event.kind not in IMPLEMENTED_KINDS:
+            raise not_implemented(f"/events/{position}/kind")
+        for name in ("token", "supersedes"):
+            if getattr(event, name) is not None:
+                raise not_implemented(f"/events/{position}/{name}")
+
+
+def _choice(event: wire.ConsentChoice) -> Choice:
+    assert event.kind in IMPLEMENTED_KINDS
+    return Choice(
+        kind=event.kind,  # type: ignore[arg-type]  # narrowed by _refuse_unimplemented
+        purpose=event.purpose,
+        channels=tuple(str(channel) for channel in event.channels),
+        notice=event.notice,
+        language=event.language,
+        claimed_at=None if event.occurred_at is None else milliseconds(event.occurred_at),
+        valid_from=None if event.valid_from is None else milliseconds(event.valid_from),
+        valid_until=None if event.valid_until is None else milliseconds(event.valid_until),
+    )
+
+
+def _offer(call: Call, evidence: wire.Evidence | None) -> ShownOffer | None:
+    if evidence is None or evidence.offer is None:
+        return None
+    offer = present(call.services, call.workspace_id, evidence.offer)
+    if isinstance(offer, OfferRefused):
+        raise Problematic(
+            409,
+            offer.code,
+            "the offer has expired" if offer.code == "offer_expired" else "the offer is not one of this workspace's",
+            pointer="/evidence/offer",
+        )
+    return offer
+
+
+def _evidence(given: wire.Evidence | None, offer: ShownOffer | None) -> Evidence | None:
+    if given is None:
+        return None
+    return Evidence(
+        ip_prefix=None if given.ip is None else _prefix(given.ip),
+        user_agent=composed(given.user_agent),
+        offer=None if offer is None else offer.id,
+        authentication=None
+        if given.authentication is None
+        else Act(given.authentication.method, milliseconds(given.authentication.at)),
+        confirmation=None
+        if given.confirmation is None
+        else Act(given.confirmation.method, milliseconds(given.confirmation.at)),
+    )
+
+
+def _prefix(ip: str) -> str:
+    """An address cut to what tells a network, not a person: /24 or /48."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        raise Problematic(422, "invalid_value", "the value is not an IP address", pointer="/evidence/ip") from None
+    return str(ipaddress.ip_network(f"{address}/{24 if address.version == 4 else 48}", strict=False))
+
+
+async def issue_offer(call: Call) -> Reply:
+    """State what is about to be put before a person; a grant that carries the offer is graded higher."""
+    asked: wire.OfferRequest = call.body
+    if asked.data_subject is not None:
+        raise not_implemented("/data_subject")
+    issued = await issue(
+        call.services,
+        call.workspace_id,
+        [(key, key in asked.preset) for key in asked.purposes],
+        composed(asked.surface),
+        asked.language,
+    )
+    match issued:
+        case OfferIssued():
+            notices = tuple(
+                wire.OfferedNotice(
+                    notice=f"{key}@{notice.version}",
+                    purposes=purposes,
+                    title=notice.text[issued.language].title,
+                    body=notice.text[issued.language].body,
+                )
+                for key, notice, purposes in issued.notices
+            )
+            return Reply(
+                wire.OfferAnswer(
+                    offer=issued.token,
+                    notices=notices,
+                    language=issued.language,
+                    expires_at=rfc3339(issued.expires_at * 1000),
+                ),
+                status=201,
+            )
+        case OfferRejected():
+            raise Problematic(422, "offer", issued.detail, pointer=issued.pointer)
+        case _:
+            assert_never(issued)

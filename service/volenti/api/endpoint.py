@@ -1,0 +1,260 @@
+"""One request, whichever door it came through: authenticate, authorise, read, decode, handle, encode."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from volenti.api.problems import Problematic, body_of, headers_of, invalid_body, problem_of
+from volenti.flows.clock import boot_seconds
+from volenti.flows.manage_credentials import Authenticator
+from volenti.flows.services import Services
+
+Listener = Literal["internal", "admin", "public"]
+Receive = Callable[[], Awaitable[Any]]
+
+BODY_SECONDS = 10.0
+DEPTH = 32
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls: a component of one workspace, and what its credential may do. `purposes` and `actions` None: all."""
+
+    workspace_id: UUID
+    credential_id: UUID
+    component: str
+    scopes: frozenset[str]
+    purposes: frozenset[str] | None
+    actions: frozenset[str] | None
+
+
+NOBODY = Caller(UUID(int=0), UUID(int=0), "", frozenset(), frozenset(), frozenset())
+"""The caller of a route that needs no credential."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every request of a process shares."""
+
+    services: Services
+    authenticator: Authenticator
+    ready: Callable[[], str | None]
+    """None if the process should get requests, else why not."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that passed the door. `body` is of the route's request type, or the raw bytes where it has none."""
+
+    context: Context
+    caller: Caller
+    body: Any = None
+    path: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes = b""
+
+    @property
+    def services(self) -> Services:
+        return self.context.services
+
+    @property
+    def workspace_id(self) -> UUID:
+        return self.caller.workspace_id
+
+    def number(self, name: str, default: int | None = None, *, least: int = 0, most: int = 2**53) -> int:
+        """A number of the query. Raises a 422 problem if it is none, or out of range."""
+        text = self.query.get(name)
+        if text is None and default is not None:
+            return default
+        if text is None or not re.fullmatch(r"[0-9]{1,16}", text) or not least <= int(text) <= most:
+            raise Problematic(
+                422, "invalid_query", f"the query parameter {name} is a whole number from {least} to {most}"
+            )
+        return int(text)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer: a struct (JSON) or text or bytes of a media type."""
+
+    body: Any = None
+    status: int = 200
+    media: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route, declared once: what it needs, what it takes, what it gives, who may reach it. Not in the table: not served."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    scope: str | None = None
+    """The scope that the credential must have; None: no credential."""
+    listener: Listener = "internal"
+    limit: int = 0
+    """Bytes of body; 0: none is read."""
+    request: type[Any] | None = None
+    answer: type[Any] | None = None
+    media: tuple[str, ...] = ("application/json",)
+    """What the answer may be."""
+    status: int = 200
+    errors: tuple[int, ...] = ()
+    """Statuses beyond those that every route of its kind has."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    hot: bool = False
+    """Served by the dispatcher in front of the framework."""
+    idempotent: bool = False
+    """Takes an Idempotency-Key."""
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def respond(
+    route: Route,
+    context: Context,
+    headers: Mapping[str, str],
+    path: Mapping[str, str],
+    query: Mapping[str, str],
+    receive: Receive,
+) -> tuple[int, dict[str, str], bytes]:
+    """Answer a request on a route: status, headers and bytes. Never raises: what goes wrong is a problem document."""
+    begun = boot_seconds()
+    caller = NOBODY
+    try:
+        caller = await _authorised(route, context, headers)
+        raw = await _read(receive, route.limit, headers) if route.limit else b""
+        body = _decode(route, raw, headers)
+        reply = await route.handler(Call(context, caller, body, path, query, headers, raw))
+        content = (
+            reply.body
+            if isinstance(reply.body, bytes)
+            else reply.body.encode()
+            if isinstance(reply.body, str)
+            else _encode(reply.body)
+        )
+        status, answered = reply.status, {"content-type": reply.media, "cache-control": "no-store", **reply.headers}
+    except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the caller gets a problem document
+        problem = problem_of(error)
+        if problem.status >= 500:
+            level = log.error if problem.status == 500 else log.warning
+            level(
+                "request.failed",
+                route=route.path,
+                error=type(error).__name__,
+                cause=type(error.__cause__).__name__,
+                detail=str(error) if problem.status != 500 else "",
+            )
+        status, answered, content = problem.status, headers_of(problem), body_of(problem)
+    log.info(
+        "request", method=route.method, route=route.path, status=status, ms=round((boot_seconds() - begun) * 1000, 2),
+        component=caller.component or None,
+    )  # fmt: skip
+    return status, answered, content
+
+
+async def _authorised(route: Route, context: Context, headers: Mapping[str, str]) -> Caller:
+    if route.scope is None:
+        return NOBODY
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    credential = await context.authenticator(secret.strip()) if scheme.lower() == "bearer" else None
+    if credential is None:
+        raise Problematic(401, "unauthenticated", "send a live credential: Authorization: Bearer vol_sk_…")
+    if route.scope not in credential.scopes:
+        raise Problematic(403, "scope_missing", f"the credential does not have the scope {route.scope}")
+    return Caller(
+        credential.workspace_id, credential.credential_id, credential.component, frozenset(credential.scopes),
+        None if credential.purposes is None else frozenset(credential.purposes), None if credential.actions is None else frozenset(credential.actions),
+    )  # fmt: skip
+
+
+async def _read(receive: Receive, limit: int, headers: Mapping[str, str]) -> bytes:
+    """The whole body. Raises a problem when it is longer than the limit or does not come in time."""
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise Problematic(413, "too_large", f"the body has more than {limit} bytes")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Problematic(400, "incomplete", "the connection ended before the body did")
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limit:
+                    raise Problematic(413, "too_large", f"the body has more than {limit} bytes")
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise Problematic(408, "slow_body", "the body did not arrive in time") from None
+
+
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+
+
+def too_deep(raw: bytes, depth: int = DEPTH) -> bool:
+    """True if JSON nests deeper than allowed: found before any parser descends."""
+    if raw.count(b"[") + raw.count(b"{") <= depth:
+        return False
+    level = 0
+    for token in _TOKENS.finditer(raw):
+        if token[0] in (b"[", b"{"):
+            level += 1
+            if level > depth:
+                return True
+        elif token[0] in (b"]", b"}"):
+            level -= 1
+    return False
+
+
+def _decode(route: Route, raw: bytes, headers: Mapping[str, str]) -> Any:
+    if route.request is None:
+        return raw
+    media = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise Problematic(415, "media_type", "send application/json")
+    return decode_json(raw, route.request)
+
+
+def decode_json(raw: bytes, type: Any) -> Any:  # noqa: A002
+    """Decode a body. Raises a 400 problem for what is no JSON, a 422 with a pointer for what does not fit."""
+    if too_deep(raw):
+        raise Problematic(400, "too_deep", f"the document nests deeper than {DEPTH} levels")
+    try:
+        return msgspec.json.decode(raw, type=type)
+    except msgspec.ValidationError as error:
+        raise invalid_body(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Problematic(400, "malformed_json", "the body is not JSON in UTF-8") from None
+
+
+def idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """The caller's Idempotency-Key, quoted (RFC 8941) or bare. Raises a 400 problem for one that cannot be used."""
+    key = headers.get("idempotency-key")
+    if key is None:
+        return None
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not 1 <= len(key) <= 255 or not key.isprintable():
+        raise Problematic(400, "idempotency_key", "an Idempotency-Key has 1 to 255 printable characters")
+    return key

@@ -1,0 +1,59 @@
+"""Every route, once: path, scope, listener, limit and shapes. What is not in this table is not served."""
+
+from __future__ import annotations
+
+from volenti.api import check, consents, data_subjects, health, ledger, policies, schema, wire
+from volenti.api.endpoint import Route
+
+CHECK_BYTES = 64 * 1024
+WRITE_BYTES = 256 * 1024
+POLICY_BYTES = 512 * 1024
+
+PAGING = {"limit": "how many, at most 1,000", "cursor": "next_cursor of the page before"}
+
+
+def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
+    """The table; two rows depend on the deployment: whether logs are public, and whether the clock stands."""
+    log_scope = None if public_log else "ledger:read"
+    table = [
+        Route("POST", "/v1/check", check.check_one, "May this be done, to this person, now?", scope="check", limit=CHECK_BYTES,
+              request=wire.CheckRequest, answer=wire.CheckAnswer, errors=(503,), hot=True),
+        Route("POST", "/v1/consents", consents.record_choices, "Record choices of one person", scope="consents:write", limit=WRITE_BYTES,
+              request=wire.ConsentsRequest, answer=wire.RecordedAnswer, status=201, errors=(409, 503), idempotent=True),
+        Route("POST", "/v1/offers", consents.issue_offer, "State what is about to be put before a person", scope="consents:write", limit=WRITE_BYTES,
+              request=wire.OfferRequest, answer=wire.OfferAnswer, status=201, errors=(503,)),
+        Route("GET", "/v1/data-subjects/{id}", data_subjects.show, "What is in force for a person", scope="consents:read",
+              answer=wire.DataSubjectAnswer, errors=(404, 503)),
+        Route("PATCH", "/v1/data-subjects/{id}", data_subjects.update, "Change facts about a person", scope="preferences:write", limit=WRITE_BYTES,
+              request=wire.FactsRequest, answer=wire.RecordedAnswer, errors=(404, 409, 503), idempotent=True),
+        Route("GET", "/v1/data-subjects/{id}/history", data_subjects.show_history, "Every entry of a person", scope="consents:read",
+              answer=wire.History, errors=(404, 503), query=PAGING),
+        Route("POST", "/v1/data-subjects/lookup", data_subjects.lookup, "The id of the person that an identifier belongs to", scope="consents:read",
+              limit=CHECK_BYTES, request=wire.Lookup, answer=wire.LookupAnswer, errors=(404, 503)),
+        Route("GET", "/v1/policies", policies.list_versions, "The published versions of the policy", scope="policy:read", answer=wire.PolicyList, errors=(503,)),
+        Route("POST", "/v1/policies", policies.publish_version, "Publish the next version of the policy", scope="policy:write", limit=POLICY_BYTES,
+              request=wire.PolicyRequest, answer=wire.PolicyAnswer, status=201, errors=(409, 503)),
+        Route("GET", "/v1/policies/{version}", policies.show_version, "One published version", scope="policy:read", answer=wire.PolicyAnswer, errors=(404, 503)),
+        Route("GET", "/v1/ledger/checkpoint", ledger.show_checkpoint, "The newest signed tree head", scope="ledger:read", media=(ledger.TEXT,), errors=(503,)),
+        Route("GET", "/v1/ledger/entries/{key}", ledger.show_entry, "An entry by index or id", scope="ledger:read", answer=wire.LedgerEntry, errors=(404, 503)),
+        Route("GET", "/v1/ledger/entries/{key}/proof", ledger.show_proof, "The proof that an entry is in the signed tree", scope="ledger:read",
+              answer=wire.LedgerProof, media=("application/json", ledger.TEXT), errors=(404, 503)),
+        Route("GET", "/v1/ledger/consistency", ledger.show_consistency, "The proof that one tree extends another", scope="ledger:read",
+              answer=wire.ConsistencyProof, errors=(422, 503), query={"from": "the smaller size", "to": "the larger size"}),
+        Route("GET", "/v1/ledger/keys", ledger.show_keys, "The keys that sign the log", scope="ledger:read", answer=wire.LedgerKeys, errors=(503,)),
+        Route("GET", "/.well-known/jwks.json", ledger.show_jwks, "The public keys of tokens", listener="public", answer=wire.JsonWebKeySet),
+        Route("GET", "/log/{log}/checkpoint", ledger.log_checkpoint, "The newest checkpoint of a log", scope=log_scope, listener="public",
+              media=(ledger.TEXT,), errors=(404, 503)),
+        Route("GET", "/log/{log}/tile/entries/{rest:path}", ledger.log_entries, "A bundle of entries of a log", scope="audit:export", listener="public",
+              media=(ledger.BINARY,), errors=(404, 503)),
+        Route("GET", "/log/{log}/tile/{rest:path}", ledger.log_tile, "A tile of hashes of a log", scope=log_scope, listener="public",
+              media=(ledger.BINARY,), errors=(404, 503)),
+        Route("GET", "/healthz", health.healthy, "The process answers", listener="admin", answer=wire.Health),
+        Route("GET", "/readyz", health.ready, "The process should get requests", listener="admin", answer=wire.Health, errors=(503,)),
+        Route("GET", "/schema", schema.page, "This document, to read", listener="admin", media=(schema.HTML,)),
+        Route("GET", "/schema/openapi.json", schema.document, "This document", listener="admin", media=("application/json",)),
+    ]  # fmt: skip
+    if test_clock:
+        table.append(Route("POST", "/v1/test/clock", health.move_clock, "Move the standing clock forward", scope="admin", limit=1024,
+                           request=wire.TestClock, answer=wire.ClockAnswer, errors=(404, 409, 503)))  # fmt: skip
+    return tuple(table)

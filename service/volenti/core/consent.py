@@ -1,0 +1,145 @@
+"""How consent to one purpose changes, and what of it is in force at an instant.
+
+A person's choices on a purpose are a list of events in *effect order*: by `occurred_at`, restrictive before permissive
+at equal times (so that a restriction wins), then in the order of the ledger. Folding the events that cover a channel
+gives the standing of that channel. The fold is total and depends on the events alone: what of the policy decided their
+admission stands in the events (`guard`). The order in which events arrive does not matter.
+"""
+
+from __future__ import annotations
+
+from bisect import insort_right
+from typing import Literal
+
+import msgspec
+
+ConsentKind = Literal["grant", "deny", "withdraw", "object"]
+Settled = Literal["unknown", "granted", "denied", "withdrawn", "objected"]
+Actor = Literal["data_subject", "guardian", "operator", "system", "import"]
+
+E0, E1, E2, E3, E4 = range(5)
+"""Evidence grades: claimed; asserted by a component; act against a text that was shown; and control of the address or an
+authenticated session; and both."""
+
+
+class ConsentEvent(msgspec.Struct, frozen=True, array_like=True):
+    """One choice on one purpose, as the fold needs it. Times are milliseconds since the epoch, UTC."""
+
+    entry: str  # the ledger entry that proves it
+    kind: ConsentKind
+    occurred_at: int  # already clamped to the recorded time
+    recorded_at: int
+    actor: Actor
+    channels: tuple[str, ...] = ()  # empty: all
+    notice: str | None = None  # "newsletter@3"
+    grade: int = E0
+    guard: int = E2  # the grade that lifting a refusal demanded when the event was admitted
+    evidence_at: int | None = None  # when the person confirmed or authenticated, if that is on record
+    valid_from: int | None = None
+    valid_until: int | None = None
+
+    @property
+    def restrictive(self) -> bool:
+        return self.kind != "grant"
+
+    def covers(self, channel: str | None) -> bool:
+        """True if a question with this channel is decided by this event. None: only what covers all channels."""
+        return not self.channels or channel in self.channels
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What the fold says for one channel: the settled state and the event that decided it (None if unknown)."""
+
+    state: Settled
+    decided_by: ConsentEvent | None = None
+
+
+def _effect_order(event: ConsentEvent) -> tuple[int, bool]:
+    return (event.occurred_at, event.restrictive)
+
+
+def insert(events: tuple[ConsentEvent, ...], event: ConsentEvent) -> tuple[ConsentEvent, ...]:
+    """The events in effect order with one more; among equals the newcomer stands last, as its index is higher."""
+    ordered = list(events)
+    insort_right(ordered, event, key=_effect_order)
+    return tuple(ordered)
+
+
+def may_lift(event: ConsentEvent, refusal: ConsentEvent) -> bool:
+    """True if this grant may take the place of a refusal, withdrawal or objection: the re-permission guard.
+
+    It must be dated strictly later, be the person's own act (or their guardian's), and be proved at least at E2 or at
+    the purpose's higher minimum. What somebody else relays (an operator, an import) needs E3 and evidence that is
+    newer than the refusal. The system never lifts one.
+    """
+    if event.occurred_at <= refusal.occurred_at or event.grade < max(E2, event.guard):
+        return False
+    if event.actor in ("data_subject", "guardian"):
+        return True
+    relayed = event.actor in ("operator", "import")
+    return relayed and event.grade >= E3 and event.evidence_at is not None and event.evidence_at > refusal.occurred_at
+
+
+def settle(events: tuple[ConsentEvent, ...], channel: str | None) -> Standing:
+    """Fold the events that cover a channel (None: those that cover all channels). Events MUST be in effect order."""
+    standing = Standing("unknown")
+    for event in events:
+        if event.covers(channel):
+            standing = _next(standing, event)
+    return standing
+
+
+def _next(standing: Standing, event: ConsentEvent) -> Standing:
+    state, decided_by = standing.state, standing.decided_by
+    match event.kind:
+        case "grant":
+            if decided_by is None or state == "granted" or may_lift(event, decided_by):
+                return Standing("granted", event)
+            return standing
+        case "object":
+            return standing if state == "objected" else Standing("objected", event)
+        case "withdraw":
+            return standing if state in ("denied", "withdrawn", "objected") else Standing("withdrawn", event)
+        case "deny":
+            if state == "granted":
+                return Standing("withdrawn", event)  # an alias: what was given is taken back
+            return standing if state in ("denied", "withdrawn", "objected") else Standing("denied", event)
+
+
+def scopes(events: tuple[ConsentEvent, ...]) -> tuple[str | None, ...]:
+    """Every channel that has a standing of its own, and None for all the others."""
+    return (None, *sorted({channel for event in events for channel in event.channels}))
+
+
+def in_force(events: tuple[ConsentEvent, ...], event: ConsentEvent) -> ConsentEvent | None:
+    """None if what the event asks for holds; else the event that stands in its way.
+
+    A grant holds if it decides the standing of a channel that it covers; a restriction if every channel that it covers
+    stands restricted.
+    """
+    covered = event.channels or scopes(events)
+    standings = [settle(events, channel) for channel in covered]
+    if event.restrictive:
+        against = [standing.decided_by for standing in standings if standing.state == "granted"]
+    else:
+        if any(standing.decided_by is event or standing.decided_by == event for standing in standings):
+            return None
+        against = [standing.decided_by for standing in standings]
+    return next((other for other in against if other is not None), None)
+
+
+class Obstacle(msgspec.Struct, frozen=True):
+    """Why a standing is no valid grant at an instant: a state of the registry and the event that bears it."""
+
+    code: Literal[
+        "missing",
+        "denied",
+        "withdrawn",
+        "objected",
+        "expired",
+        "notice_outdated",
+        "scope_mismatch",
+        "evidence_invalid",
+        "not_yet_effective",
+    ]
+    event: ConsentEvent | None = None

@@ -1,0 +1,77 @@
+"""Open a deployment: keys, database, clock; refuse, with a sentence, what does not belong together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from volenti.errors import Invalid
+from volenti.flows.clock import StandingClock, milliseconds, wall_clock
+from volenti.flows.services import Services
+from volenti.keys.keyring import Keyring, read_file
+from volenti.keys.sealer import LocalSealer
+from volenti.keys.signer import LocalSigner
+from volenti.settings import Settings
+from volenti.store import schema, workspaces
+from volenti.store.appender import Appender
+from volenti.store.database import Database, translated
+
+
+@asynccontextmanager
+async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator[Services]:
+    """The services of a deployment whose schema is up to date.
+
+    Binds a database that no keys were bound to. Raises Invalid if the schema is behind, if the keys are another
+    deployment's, or if the key file cannot be used; Unavailable if the database cannot be reached or is unsafe.
+    """
+    keyring = read_file(settings.key_path)
+    missing = await schema.pending(dsn("volenti_app"))
+    if missing:
+        raise Invalid(f"the database lacks {len(missing)} migrations, from {missing[0].name} on; run: volenti migrate")
+    database = Database(
+        dsn, read_connections=settings.read_connections, pooler=settings.database_pooler == "transaction"
+    )
+    appender = Appender(database)
+    try:
+        await database.check()
+        clock = await _bound_clock(database, keyring)
+        yield Services(
+            database,
+            appender,
+            keyring,
+            LocalSigner(keyring),
+            LocalSealer(keyring, os.urandom),
+            clock,
+            os.urandom,
+            settings,
+        )
+    finally:
+        await appender.close()
+        await database.close()
+
+
+async def stand_clock(settings: Settings, dsn: Callable[[str], str], at: datetime) -> None:
+    """Bind a new database to its keys with a clock that stands at `at`. Raises Invalid if it was bound before."""
+    fingerprint = read_file(settings.key_path).fingerprint()
+    database = Database(dsn)
+    try:
+        async with database.connection("volenti_admin") as connection:
+            with translated("standing the clock"):
+                await workspaces.bind_keys(connection, fingerprint, at)
+                bound = await workspaces.deployment(connection)
+    finally:
+        await database.close()
+    if bound is None or bound.test_clock is None:
+        raise Invalid("the database runs on the wall clock already; --test-clock starts a new data directory")
+
+
+async def _bound_clock(database: Database, keyring: Keyring) -> Callable[[], int]:
+    async with database.connection("volenti_admin") as connection:
+        with translated("reading the deployment"):
+            await workspaces.bind_keys(connection, keyring.fingerprint(), None)
+            bound = await workspaces.deployment(connection)
+    if bound is None or bound.key_fingerprint != keyring.fingerprint():
+        raise Invalid("the database was made with another key file; nothing in it can be read with this one")
+    return wall_clock if bound.test_clock is None else StandingClock(milliseconds(bound.test_clock))

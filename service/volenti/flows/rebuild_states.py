@@ -1,0 +1,275 @@
+"""Refold everything from the ledger's entries and compare it with what is stored: states, identifiers, answers, credentials.
+
+Opens what is sealed, so it needs the keys. Changes nothing: a difference is a finding, with the row's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from volenti.core.audit.verify import Finding
+from volenti.core.data_subject import EMPTY, DataSubjectState, decode_state, evolve
+from volenti.core.entry import commitment, decode
+from volenti.errors import Invalid, LedgerDamaged, NotFound
+from volenti.flows.clock import milliseconds
+from volenti.flows.find_data_subject import index_of
+from volenti.flows.manage_credentials import issued_payload
+from volenti.flows.record_consents import stored_entries
+from volenti.flows.seal_entries import SALT_BYTES, open_entry
+from volenti.flows.services import Services
+from volenti.keys.sealer import answer_context, holder_key_context, identifier_context, open_sealed, state_context
+from volenti.store import credentials, data_subjects, idempotency, ledger, workspaces
+from volenti.store.data_subjects import EntryNeighbours, Payload
+from volenti.store.database import Connection, translated
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """How much was refolded, and every difference."""
+
+    workspace: str
+    entries: int
+    holders: int
+    findings: tuple[Finding, ...]
+
+
+async def rebuild(services: Services, *, workspaces_only: Collection[UUID] | None = None) -> list[Rebuilt]:
+    """Refold every workspace (or some), each in one snapshot. Raises Invalid if the database belongs to other keys."""
+    async with services.database.connection("volenti_admin") as connection:
+        with translated("reading the workspaces"):
+            bound = await workspaces.deployment(connection)
+            known = await workspaces.names(connection)
+    if bound is None or bound.key_fingerprint != services.keyring.fingerprint():
+        raise Invalid("the database belongs to another key file")
+    results = [
+        await _Rebuild(services, workspace.workspace_id, workspace.name).run()
+        for workspace in known
+        if workspaces_only is None or workspace.workspace_id in workspaces_only
+    ]
+    if bound.epoch != 1:
+        results.append(
+            Rebuilt(
+                "deployment",
+                0,
+                0,
+                (Finding("deployment", f"the epoch is {bound.epoch}, but no recovery is on record"),),
+            )
+        )
+    return results
+
+
+class _Rebuild:
+    """One workspace's pass; collects findings."""
+
+    def __init__(self, services: Services, workspace_id: UUID, name: str) -> None:
+        self.services, self.workspace_id, self.name = services, workspace_id, name
+        self.findings: list[Finding] = []
+        self.entries = self.holders = 0
+        self.changes: list[tuple[str, int, dict[str, Any]]] = []  # the workspace's own entries: kind, time, payload
+
+    def found(self, where: str, what: str) -> None:
+        self.findings.append(Finding(where, what))
+
+    async def run(self) -> Rebuilt:
+        async with self.services.database.workspace("volenti_app", self.workspace_id, snapshot=True) as connection:
+            with translated("rebuilding the states"):
+                try:
+                    key = await self._workspace_key(connection)
+                except (LedgerDamaged, NotFound):
+                    self.found(
+                        f"workspace {self.name}", "its key does not unwrap: another key file, or the row was altered"
+                    )
+                    return self._result()
+                await self._each_entry(connection)
+                expected = await self._each_holder(connection, key)
+                await self._identifiers(connection, expected)
+                await self._answers(connection, key)
+                await self._workspace_and_credentials(connection)
+        return self._result()
+
+    def _result(self) -> Rebuilt:
+        return Rebuilt(self.name, self.entries, self.holders, tuple(self.findings))
+
+    async def _workspace_key(self, connection: Connection) -> bytes:
+        stored = await workspaces.by_id(connection, self.workspace_id)
+        return await self.services.sealer.unwrap_workspace_key(self.workspace_id.bytes, stored.wrapped_key)
+
+    async def _each_entry(self, connection: Connection) -> None:
+        """Every entry has its payload, its holder if and only if it bears a tag, and its place in the change feed."""
+        head = await ledger.head(connection, self.workspace_id)
+        feed_begun = False
+        async for entry in data_subjects.neighbours(connection, self.workspace_id, head.log_id):
+            self.entries += 1
+            where = f"entry {entry.index}"
+            try:
+                leaf = decode(entry.leaf)
+            except Invalid:
+                self.found(where, "the leaf cannot be read")
+                continue
+            if (leaf.tag is None) != (entry.holder is None):
+                self.found(
+                    where,
+                    "it bears a tag but belongs to nobody"
+                    if entry.holder is None
+                    else "it belongs to somebody but bears no tag",
+                )
+            if entry.body is None:
+                self.found(where, "its payload is missing")
+            elif leaf.tag is None:
+                self._workspace_entry(where, entry, leaf.commitment, leaf.kind, leaf.at_ms)
+            if feed_begun and not entry.in_feed:
+                self.found(where, "it is missing in the change feed")
+            if entry.in_feed and entry.feed_holder != entry.holder:
+                self.found(where, "the change feed names another holder")
+            feed_begun = feed_begun or entry.in_feed
+        strays = await data_subjects.strays(connection, self.workspace_id, head.log_id, head.size)
+        for table, count in strays.items():
+            self.found(table, f"{count} rows belong to no entry")
+
+    def _workspace_entry(self, where: str, entry: EntryNeighbours, committed: bytes, kind: str, at: int) -> None:
+        assert entry.body is not None
+        salt, payload = entry.body[:SALT_BYTES], entry.body[SALT_BYTES:]
+        if len(salt) != SALT_BYTES or commitment(salt, payload) != committed:
+            self.found(where, "it does not commit to its payload")
+            return
+        self.changes.append((kind, at, msgspec.json.decode(payload)))
+
+    async def _each_holder(self, connection: Connection, workspace_key: bytes) -> dict[bytes, tuple[UUID, bytes, str]]:
+        """Fold every holder's entries and compare with the state row; returns the identifiers that the states hold."""
+        expected: dict[bytes, tuple[UUID, bytes, str]] = {}
+        seen: set[UUID] = set()
+        async for holder, lineage in _grouped(data_subjects.lineages(connection, self.workspace_id)):
+            seen.add(holder)
+            self.holders += 1
+            where = f"data subject {holder}"
+            try:
+                row = await data_subjects.by_holder(connection, self.workspace_id, holder)
+                key = open_sealed(
+                    workspace_key, row.wrapped_key, holder_key_context(self.workspace_id.bytes, holder.bytes)
+                )
+            except NotFound:
+                self.found(where, "the key or the state row is missing")
+                continue
+            except LedgerDamaged:
+                self.found(where, "the wrapped key does not open")
+                continue
+            state = self._folded(key, lineage)
+            if state is None:
+                continue
+            for identifier in state.identifiers:
+                expected[index_of(self.services, self.workspace_id, identifier)] = (holder, key, identifier.value)
+            last = lineage[-1]
+            if (row.revision, row.last_entry) != (last.index + 1, last.entry_id):
+                self.found(
+                    where,
+                    f"the state row is not as of the last entry ({last.index}): an older row was put back, or its columns were altered",
+                )
+            try:
+                stored = decode_state(
+                    open_sealed(
+                        key, row.sealed, state_context(self.workspace_id.bytes, holder.bytes, row.last_entry.bytes)
+                    )
+                )
+            except (LedgerDamaged, msgspec.DecodeError):
+                self.found(where, "the state row does not open")
+                continue
+            if stored != state:
+                self.found(where, "the state differs from the fold of the entries")
+        for holder in await data_subjects.holders(connection, self.workspace_id):
+            if holder not in seen:
+                self.found(f"data subject {holder}", "it has rows but no entries")
+        return expected
+
+    def _folded(self, key: bytes, lineage: list[Payload]) -> DataSubjectState | None:
+        state = EMPTY
+        for payload in lineage:
+            try:
+                state = evolve(state, open_entry(self.workspace_id, key, payload))
+            except LedgerDamaged as error:
+                self.found(f"entry {payload.index}", str(error))
+                return None
+        return state
+
+    async def _identifiers(self, connection: Connection, expected: dict[bytes, tuple[UUID, bytes, str]]) -> None:
+        stored = await data_subjects.identifiers(connection, self.workspace_id)
+        for index, (holder, key, value) in expected.items():
+            row_holder, sealed = stored.pop(index, (None, None))
+            where = f"identifier {index.hex()[:16]} of data subject {holder}"
+            if row_holder is None:
+                self.found(where, "the row is missing")
+            elif row_holder != holder:
+                self.found(where, "it is bound to somebody else")
+            else:
+                try:
+                    opened = open_sealed(
+                        key, sealed or b"", identifier_context(self.workspace_id.bytes, index)
+                    ).decode()
+                except (LedgerDamaged, UnicodeDecodeError):
+                    opened = None
+                if opened != value:
+                    self.found(where, "the sealed value does not open, or is another")
+        for index in stored:
+            self.found(f"identifier {index.hex()[:16]}", "no entry registered it")
+
+    async def _answers(self, connection: Connection, workspace_key: bytes) -> None:
+        """Every stored answer opens for its key and request, and its entries stand where it says."""
+        head = await ledger.head(connection, self.workspace_id)
+        for credential_id, mac, row in await idempotency.all_rows(connection, self.workspace_id):
+            where = f"idempotency row {mac.hex()[:16]}"
+            try:
+                ids = stored_entries(
+                    open_sealed(
+                        workspace_key,
+                        row.answer,
+                        answer_context(self.workspace_id.bytes, credential_id.bytes, mac, row.fingerprint),
+                    )
+                )
+            except LedgerDamaged:
+                self.found(where, "the answer does not open: key, fingerprint, credential or answer were altered")
+                continue
+            at = await ledger.ids_at(
+                connection, self.workspace_id, head.log_id, range(row.first_index, row.first_index + len(ids))
+            )
+            if (
+                row.entry_count != len(ids)
+                or [str(at.get(row.first_index + position)) for position in range(len(ids))] != ids
+            ):
+                self.found(where, "its entries do not stand at the index that it names")
+
+    async def _workspace_and_credentials(self, connection: Connection) -> None:
+        stored = await workspaces.by_id(connection, self.workspace_id)
+        names = [payload["name"] for kind, _, payload in self.changes if kind == "workspace.created"]
+        if names != [stored.name]:
+            self.found(f"workspace {stored.name}", "the name is not the one that it was created with")
+        if await workspaces.has_settings(connection, self.workspace_id):
+            self.found(f"workspace {stored.name}", "settings that no entry made")
+        issued = {
+            payload["credential"]: (at, payload) for kind, at, payload in self.changes if kind == "credential.issued"
+        }
+        revoked = {payload["credential"]: at for kind, at, payload in self.changes if kind == "credential.revoked"}
+        for credential, mac in await credentials.of_workspace(connection, self.workspace_id):
+            name = str(credential.credential_id)
+            _, payload = issued.pop(name, (None, None))
+            if payload != issued_payload(credential, mac):
+                self.found(f"credential {name}", "the row is not what was issued")
+            at = None if credential.revoked_at is None else milliseconds(credential.revoked_at)
+            if at != revoked.get(name):
+                self.found(f"credential {name}", "its revocation is not as recorded")
+        for name in issued:
+            self.found(f"credential {name}", "it was issued and its row is missing")
+
+
+async def _grouped(rows: AsyncIterator[tuple[UUID, Payload]]) -> AsyncIterator[tuple[UUID, list[Payload]]]:
+    holder: UUID | None = None
+    lineage: list[Payload] = []
+    async for owner, payload in rows:
+        if owner != holder and holder is not None:
+            yield holder, lineage
+            lineage = []
+        holder = owner
+        lineage.append(payload)
+    if holder is not None:
+        yield holder, lineage

@@ -1,0 +1,333 @@
+"""Record choices and facts of one person: load, admit, seal, append, answer."""
+
+from __future__ import annotations
+
+import base64
+from typing import TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from volenti.core.admission import Admitted, Command, Facts, NewEntry, Refusal, admit
+from volenti.core.data_subject import EMPTY, DataSubjectState, Identifier
+from volenti.core.ledger.merkle import leaf_hash
+from volenti.errors import LedgerDamaged, Unavailable
+from volenti.flows.clock import boot_seconds
+from volenti.flows.find_data_subject import Found, Person, find, index_of
+from volenti.flows.seal_entries import sealed_entries, sealed_state
+from volenti.flows.services import Services
+from volenti.keys.blind import fingerprint_mac, idempotency_mac
+from volenti.keys.sealer import NONCE_BYTES, answer_context, holder_key_context, identifier_context, open_sealed, seal
+from volenti.store import idempotency, workspaces
+from volenti.store.appender import Appended, ClockSkewed, IdClash, KeyReused, Moved, Repeated
+from volenti.store.ledger import IdempotencyRow, IdentifierChange, Item, NewHolder, PendingEntry, PendingHolder
+
+ROUNDS = 5
+ROUNDS_SECONDS = 2.0
+"""How often and how long a person who is written by others at the same moment is read again before the caller is asked to retry."""
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """What makes a request safe to repeat: the caller's key, and the request that it stands for."""
+
+    credential_id: UUID
+    key: str
+    request: str
+    """Method and path."""
+    body: bytes
+    """The canonical body."""
+
+
+class RecordedEntry(msgspec.Struct, frozen=True):
+    """An entry of the answer. `applied`: what it asks for is in force; else `why` names the entry in its way."""
+
+    entry: str
+    kind: str
+    leaf_hash: str
+    applied: bool
+    why: str | None
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """Committed: from here the person's choice holds. Entries stand at `first_index` and after, adjacent."""
+
+    data_subject: str | None
+    entries: tuple[RecordedEntry, ...]
+    first_index: int
+    epoch: int
+    replayed: bool = False
+
+    @property
+    def size(self) -> int:
+        """The tree size that a check must have seen to know of this write."""
+        return self.first_index + len(self.entries)
+
+
+class KeyMisused(msgspec.Struct, frozen=True):
+    """The idempotency key was used for another request. Nothing was changed."""
+
+
+class IdentifierTaken(msgspec.Struct, frozen=True):
+    """An identifier of the request belongs to another person. Nothing was changed. `position` counts within the request's identifiers."""
+
+    position: int
+
+
+Recording: TypeAlias = Recorded | Refusal | KeyMisused | IdentifierTaken
+
+
+class _Answer(msgspec.Struct, frozen=True, array_like=True):
+    data_subject: str | None
+    entries: tuple[RecordedEntry, ...]
+
+
+async def record(
+    services: Services,
+    workspace_id: UUID,
+    command: Command,
+    who: tuple[Identifier, ...],
+    retry: Retry | None = None,
+    ids: tuple[UUID, ...] = (),
+) -> Recording:
+    """Record a command for the person that `who` names, and create the person if nobody is known by it.
+
+    `who` holds the caller's id first, if there is one, then the identifiers that the request states; they are bound to
+    the person. `ids` fixes the entry ids (imports). Answers a repeated key as the first time. All or nothing. Raises
+    Invalid for a malformed identifier, Unavailable when the outcome is unknown or the person is being written too much.
+    """
+    if retry is not None:
+        mac = idempotency_mac(services.keyring.pepper, workspace_id.bytes, retry.credential_id.bytes, retry.key)
+        fingerprint = fingerprint_mac(services.keyring.pepper, workspace_id.bytes, retry.request, retry.body)
+        repeated = await _answered(services, workspace_id, retry.credential_id, mac, fingerprint)
+        if repeated is not None:
+            return repeated
+    begun = boot_seconds()
+    for round_number in range(ROUNDS):
+        now = services.clock()
+        found = await find(services, workspace_id, who)
+        if found.ground.policy_version is None:
+            raise Unavailable("the workspace has no policy; publish one")
+        policy = await services.policy(workspace_id, found.ground.policy_version)
+        chosen = _choose(found, who, command)
+        if isinstance(chosen, IdentifierTaken):
+            return chosen
+        person, added = chosen
+        fresh = tuple(str(entry_id) for entry_id in ids) or tuple(
+            str(services.new_id()) for _ in range(1 + len(command.choices))
+        )
+        if person is None and not any(identifier.type == "id" for identifier in added):
+            added = (Identifier("id", f"ds_{services.new_id()}"), *added)
+        facts = msgspec.structs.replace(command.facts, added=(*added, *command.facts.added))
+        admission = admit(
+            msgspec.structs.replace(command, facts=facts),
+            EMPTY if person is None else person.state,
+            policy,
+            now,
+            fresh,
+            previous=None if person is None else str(person.last_entry),
+        )
+        if isinstance(admission, Refusal):
+            return admission
+        if not admission.entries:
+            return Recorded(admission.state.caller_id(), (), found.ground.size, found.ground.epoch)
+        item, entries = await _item(services, workspace_id, found, person, facts, admission, now)
+        answer = _Answer(
+            admission.state.caller_id(),
+            tuple(
+                _recorded(new, obstacle, pending)
+                for new, obstacle, pending in zip(admission.entries, admission.obstacles, entries, strict=True)
+            ),
+        )
+        if retry is not None:
+            key = await services.workspace_key(workspace_id)
+            context = answer_context(workspace_id.bytes, retry.credential_id.bytes, mac, fingerprint)
+            sealed = seal(key, services.entropy(NONCE_BYTES), msgspec.msgpack.encode(answer), context)
+            item = msgspec.structs.replace(
+                item, idempotency=IdempotencyRow(retry.credential_id, mac, fingerprint, sealed)
+            )
+        outcome = await services.appender.append(workspace_id, found.ground.log_id, item)
+        match outcome:
+            case Appended(first_index=first_index):
+                # Committed: from here on the choice holds for every check that has seen this size, and for all within a second.
+                return Recorded(answer.data_subject, answer.entries, first_index, found.ground.epoch)
+            case Repeated(first_index=first_index, answer=stored):
+                if stored is not None and retry is not None:
+                    return await _opened(
+                        services,
+                        workspace_id,
+                        retry.credential_id,
+                        mac,
+                        fingerprint,
+                        first_index,
+                        stored,
+                        found.ground.epoch,
+                    )
+                return Recorded(answer.data_subject, answer.entries, first_index, found.ground.epoch, replayed=True)
+            case KeyReused():
+                return KeyMisused()
+            case IdClash():
+                if command.offer is not None:
+                    return Refusal(
+                        "offer_invalid", "the offer was used already; an offer settles one form", "/evidence/offer"
+                    )
+                return Refusal("entry_exists", "an entry with this id exists with other content", "")
+            case ClockSkewed():
+                if round_number:
+                    raise Unavailable("the clocks of service and database are more than 30 s apart; set them right")
+            case Moved():
+                if boot_seconds() - begun > ROUNDS_SECONDS:
+                    break
+    raise Unavailable("this person is being written by others at the same moment; try again")
+
+
+def _choose(
+    found: Found, who: tuple[Identifier, ...], command: Command
+) -> tuple[Person | None, tuple[Identifier, ...]] | IdentifierTaken:
+    """The person, and the identifiers to bind.
+
+    The caller's id decides. Where it is not known yet, an identifier may lead to a person that no caller has named so
+    far (an import knew the address only), who then gets the id. An identifier of somebody else's is refused; a request
+    that only restricts is never refused for that: the identifier stays where it is.
+    """
+    person = found.people[0] if who and who[0].type == "id" else found.person
+    if person is None and found.person is not None:
+        named = any(
+            identifier.type == "id" and not identifier.value.startswith("ds_")
+            for identifier in found.person.state.identifiers
+        )
+        person = None if named else found.person
+    added = []
+    for position, (identifier, owner) in enumerate(zip(who, found.people, strict=True)):
+        if owner is not None and (person is None or owner.holder != person.holder):
+            if any(choice.kind == "grant" for choice in command.choices) or not command.choices:
+                return IdentifierTaken(position)
+            continue
+        if owner is None or identifier.verified_at is not None:
+            added.append(identifier)
+    return person, tuple(added)
+
+
+async def _item(
+    services: Services,
+    workspace_id: UUID,
+    found: Found,
+    person: Person | None,
+    facts: Facts,
+    admission: Admitted,
+    now: int,
+) -> tuple[Item, tuple[PendingEntry, ...]]:
+    holder = UUID(bytes=services.entropy(16), version=4) if person is None else person.holder
+    key = services.entropy(32) if person is None else person.key
+    new_holders: tuple[NewHolder, ...] = ()
+    if person is None:
+        workspace_key = await services.workspace_key(workspace_id)
+        wrapped = seal(
+            workspace_key, services.entropy(NONCE_BYTES), key, holder_key_context(workspace_id.bytes, holder.bytes)
+        )
+        new_holders = (NewHolder(holder, wrapped),)
+    entries = sealed_entries(services, workspace_id, found.ground.log_id, holder, key, admission.entries, now)
+    last = entries[-1].id
+    state = sealed_state(services, workspace_id, holder, key, admission.state, last)
+    item = Item(
+        entries=entries,
+        holders=(PendingHolder(holder, 0 if person is None else person.revision, len(entries), last, state),),
+        new_holders=new_holders,
+        identifiers=_bindings(
+            services, workspace_id, holder, key, None if person is None else person.state, admission.state
+        ),
+    )
+    return item, entries
+
+
+def _bindings(
+    services: Services,
+    workspace_id: UUID,
+    holder: UUID,
+    key: bytes,
+    before: DataSubjectState | None,
+    after: DataSubjectState,
+) -> tuple[IdentifierChange, ...]:
+    """The identifier rows that differ between two states: what the rebuild expects to find is what is written here."""
+    old = {
+        index_of(services, workspace_id, identifier): identifier
+        for identifier in (before.identifiers if before is not None else ())
+    }
+    new = {index_of(services, workspace_id, identifier): identifier for identifier in after.identifiers}
+    changes = [IdentifierChange(index, holder, None, None) for index in old.keys() - new.keys()]
+    for index in new.keys() - old.keys():
+        sealed = seal(
+            key, services.entropy(NONCE_BYTES), new[index].value.encode(), identifier_context(workspace_id.bytes, index)
+        )
+        changes.append(IdentifierChange(index, None, holder, sealed))
+    return tuple(changes)
+
+
+def _recorded(new: NewEntry, obstacle: object, pending: PendingEntry) -> RecordedEntry:
+    against = getattr(obstacle, "entry", None)
+    return RecordedEntry(
+        new.id,
+        new.kind,
+        leaf_hash(pending.leaf).hex(),
+        against is None,
+        None if against is None else f"superseded_by:{against}",
+    )
+
+
+async def _answered(
+    services: Services, workspace_id: UUID, credential_id: UUID, mac: bytes, fingerprint: bytes
+) -> Recorded | KeyMisused | None:
+    async with services.database.workspace("volenti_app", workspace_id) as connection:
+        stored = await idempotency.find(connection, workspace_id, credential_id, mac)
+        if stored is None:
+            return None
+        epoch = await workspaces.epoch(connection)
+    if stored.fingerprint != fingerprint:
+        return KeyMisused()
+    return await _opened(
+        services, workspace_id, credential_id, mac, fingerprint, stored.first_index, stored.answer, epoch
+    )
+
+
+async def _opened(
+    services: Services,
+    workspace_id: UUID,
+    credential_id: UUID,
+    mac: bytes,
+    fingerprint: bytes,
+    first_index: int,
+    sealed: bytes,
+    epoch: int,
+) -> Recorded:
+    key = await services.workspace_key(workspace_id)
+    answer = _decode_answer(
+        open_sealed(key, sealed, answer_context(workspace_id.bytes, credential_id.bytes, mac, fingerprint))
+    )
+    return Recorded(answer.data_subject, answer.entries, first_index, epoch, replayed=True)
+
+
+def stored_entries(plain: bytes) -> list[str]:
+    """The entry ids of an opened stored answer, in order. Raises LedgerDamaged if it cannot be read."""
+    return [entry.entry for entry in _decode_answer(plain).entries]
+
+
+def _decode_answer(plain: bytes) -> _Answer:
+    try:
+        return msgspec.msgpack.decode(plain, type=_Answer)
+    except msgspec.DecodeError as error:
+        raise LedgerDamaged("a stored answer cannot be read") from error
+
+
+def revision_token(epoch: int, size: int) -> str:
+    """The opaque token of "everything up to this size": a check that carries it sees at least that."""
+    return "vr1." + base64.urlsafe_b64encode(epoch.to_bytes(2) + size.to_bytes(8)).decode().rstrip("=")
+
+
+def parse_revision_token(token: str) -> tuple[int, int] | None:
+    """Epoch and size of a token; None if it is none."""
+    if not token.startswith("vr1.") or len(token) != 18:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(token[4:] + "==")
+    except ValueError:
+        return None
+    return (int.from_bytes(raw[:2]), int.from_bytes(raw[2:])) if len(raw) == 10 else None

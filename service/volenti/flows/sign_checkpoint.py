@@ -1,0 +1,142 @@
+"""Sign the newest committed head of a log: never inside an append, and only what is consistent with what was signed."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import structlog
+
+from volenti.core.ledger import checkpoint, merkle, note
+from volenti.core.ledger.checkpoint import TreeHead
+from volenti.core.ledger.merkle import TreeSize
+from volenti.core.ledger.tile import nodes_from, tiles_of, width_of
+from volenti.errors import LedgerDamaged, Unavailable, VerificationError, VolentiError
+from volenti.flows.services import Services
+from volenti.store import ledger
+from volenti.store.database import Connection, Turn, translated, try_turn
+from volenti.store.ledger import Head, StoredCheckpoint
+
+EVERY_SECONDS = 0.2
+
+log = structlog.get_logger()
+
+
+async def sign(services: Services, workspace_id: UUID) -> StoredCheckpoint | None:
+    """Sign the workspace's committed head, unless it is signed already; returns the newest checkpoint.
+
+    Returns None if another process is signing this log at the moment. Raises LedgerDamaged, after freezing the log, if
+    the head contradicts an earlier checkpoint or itself; Unavailable if the signer fails.
+    """
+    try:
+        async with services.database.workspace("volenti_signer", workspace_id) as connection:
+            with translated("signing a checkpoint"):
+                if not await try_turn(connection, Turn.SIGN, str(workspace_id)):
+                    return None
+                return await _sign(services, connection, workspace_id)
+    except LedgerDamaged:
+        async with services.database.workspace("volenti_signer", workspace_id) as connection:
+            await ledger.freeze(connection, workspace_id, (await ledger.head(connection, workspace_id)).log_id)
+        raise
+
+
+async def _sign(services: Services, connection: Connection, workspace_id: UUID) -> StoredCheckpoint:
+    head = await ledger.head(connection, workspace_id)
+    before = await ledger.checkpoint(connection, workspace_id, head.log_id)
+    if before is not None and before.size == head.size and before.root == head.root:
+        return before
+    await _examine(connection, head, before)
+    text = checkpoint.render(TreeHead(head.origin, TreeSize(head.size), head.root))
+    signed = await _signed(services, head.origin, text)
+    stored = await ledger.put_checkpoint(
+        connection, workspace_id, head.log_id, size=head.size, root=head.root, note=signed
+    )
+    if stored.root != head.root:
+        raise LedgerDamaged(f"two roots for size {head.size} of {head.origin}: the log is frozen")
+    return stored
+
+
+async def _examine(connection: Connection, head: Head, before: StoredCheckpoint | None) -> None:
+    """Raise LedgerDamaged unless the head folds from its frontier, its last leaf hashes right and it extends what was signed."""
+    frontier = await ledger.frontier(connection, head.workspace_id, head.log_id)
+    if (merkle.root(frontier) if frontier else merkle.EMPTY_ROOT) != head.root:
+        raise LedgerDamaged(f"the head of {head.origin} does not fold to its root: the log is frozen")
+    if head.size:
+        (last,) = await ledger.entries(connection, head.workspace_id, head.log_id, head.size - 1, head.size)
+        if merkle.leaf_hash(last.leaf) != last.leaf_hash:
+            raise LedgerDamaged(
+                f"entry {last.index} of {head.origin} does not hash to its leaf hash: the log is frozen"
+            )
+    if before is not None and before.size:
+        if before.size > head.size:
+            raise LedgerDamaged(f"{head.origin} is shorter than its newest checkpoint: the log is frozen")
+        plan = merkle.consistency_plan(TreeSize(before.size), TreeSize(head.size))
+        nodes = await fetch(connection, head, plan)
+        if not merkle.verify_consistency(
+            TreeSize(before.size), TreeSize(head.size), merkle.finish(plan, nodes), before.root, head.root
+        ):
+            raise LedgerDamaged(f"{head.origin} does not extend its newest checkpoint: the log is frozen")
+
+
+async def fetch(connection: Connection, head: Head, plan: merkle.Plan) -> dict[merkle.Coordinate, bytes]:
+    """Read the nodes that a proof needs from the tiles of a tree of the head's size."""
+    tiles = {}
+    for level, index in tiles_of(plan.nodes):
+        width = width_of(TreeSize(head.size), level, index)
+        tiles[level, index] = await ledger.tile_hashes(connection, head.workspace_id, head.log_id, level, index, width)
+    return nodes_from(tiles, plan.nodes)
+
+
+async def _signed(services: Services, origin: str, text: str) -> str:
+    key = note.parse_vkey(services.signer.vkey(origin))
+    signature = await services.signer.sign(text.encode())
+    signed = note.assemble(text, [note.signature_line(origin, key.key_id, signature)])
+    try:
+        checkpoint.verify(signed, [key])  # a signer that returns a wrong signature is found here, not by an auditor
+    except VerificationError as error:
+        raise Unavailable("the signer gave a signature that does not verify") from error
+    return signed
+
+
+async def covering(services: Services, workspace_id: UUID, size: int, *, seconds: float) -> StoredCheckpoint | None:
+    """A checkpoint of at least this size, signed on request; None if none came in time."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        signed = await sign(services, workspace_id)
+        if signed is None:
+            async with services.database.workspace("volenti_app", workspace_id) as connection:
+                head = await ledger.head(connection, workspace_id)
+                signed = await ledger.checkpoint(connection, workspace_id, head.log_id, covering=size)
+        if signed is not None and signed.size >= size:
+            return signed
+        if asyncio.get_running_loop().time() > deadline:
+            return None
+        await asyncio.sleep(0.02)
+
+
+class Checkpointer:
+    """Signs, every 200 ms, each log whose head moved. Several replicas may run one: a lock lets one sign at a time."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._signed: dict[UUID, tuple[int, int]] = {}
+
+    async def run(self) -> None:
+        """Run until cancelled. A fault is logged once a pass and never ends it."""
+        while True:
+            try:
+                await self.sign_all()
+            except VolentiError as error:
+                log.warning("checkpoint.failed", error=str(error))
+            await asyncio.sleep(EVERY_SECONDS)
+
+    async def sign_all(self) -> None:
+        """Sign every active log that moved since this process last saw it signed."""
+        async with self._services.database.connection("volenti_signer") as connection:
+            with translated("polling the heads"):
+                heads = await ledger.heads(connection)
+        for head in heads:
+            if head.state == "active" and self._signed.get(head.workspace_id) != (head.log_id, head.size):
+                signed = await sign(self._services, head.workspace_id)
+                if signed is not None:
+                    self._signed[head.workspace_id] = (head.log_id, signed.size)

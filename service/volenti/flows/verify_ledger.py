@@ -1,0 +1,185 @@
+"""Verify the stored ledger: everything that can be checked without a secret, in the live database or in a folder of tiles."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from volenti.core.audit.verify import Finding, KeyPeriod, LogCheck, Report, check_files, read_checkpoints
+from volenti.core.entry import Leaf, decode
+from volenti.core.ledger import checkpoint, note, tile
+from volenti.core.ledger.note import VerifierKey
+from volenti.core.policy.canonical import document_bytes, parse_document
+from volenti.core.policy.lint import lint
+from volenti.core.policy.notice import PublishedNotice, newly_published
+from volenti.errors import Invalid, VerificationError
+from volenti.flows.clock import milliseconds
+from volenti.flows.services import Services
+from volenti.store import ledger, policies
+from volenti.store.database import Connection, Database, translated
+from volenti.store.ledger import Head
+
+Progress = Callable[[int, int], None]
+"""Called with entries done and entries in all."""
+
+
+async def verify(
+    services: Services, *, progress: Progress = lambda done, total: None, workspaces: Sequence[UUID] | None = None
+) -> list[Report]:
+    """Verify every log (of some workspaces) in one snapshot each; a report a log, with every problem that was found.
+
+    Compares leaves, hashes, ids, tiles, head, checkpoints and signatures, and the published policies with the entries
+    that name them. What is sealed is the rebuild's to open.
+    """
+    async with services.database.connection("volenti_audit") as connection:
+        with translated("reading the heads"):
+            heads = await ledger.heads(connection)
+    reports = []
+    for head in heads:
+        if workspaces is None or head.workspace_id in workspaces:
+            key = note.parse_vkey(services.signer.vkey(head.origin))
+            reports.append(await _verify_log(services.database, head, key, progress))
+    return reports
+
+
+async def _verify_log(database: Database, head: Head, key: VerifierKey, progress: Progress) -> Report:
+    async with database.workspace("volenti_audit", head.workspace_id, snapshot=True) as connection:
+        with translated("verifying the ledger"):
+            head = await _head(connection, head)
+            stored = await ledger.checkpoints(connection, head.workspace_id, head.log_id)
+            signed, findings = read_checkpoints(head.origin, [row.note for row in stored], [KeyPeriod(key)])
+            check = LogCheck(head.origin, signed, findings)
+            for row in stored:
+                _compare_checkpoint(check, row)
+            if head.state != "active":
+                check.findings.append(Finding("log", f"the log is {head.state}"))
+            tiles = await ledger.tiles(connection, head.workspace_id, head.log_id)
+            published: list[tuple[str, Leaf]] = []
+            async for entry in ledger.all_entries(connection, head.workspace_id, head.log_id):
+                if entry.index != check.size:
+                    check.findings.append(
+                        Finding(
+                            f"entry {entry.index}", f"the entry before it is missing: index {check.size} was expected"
+                        )
+                    )
+                for full in check.add(entry.leaf, entry.leaf_hash):
+                    root, hashes = tiles.pop((full.level, full.index), (b"", None))
+                    check.compare(full.tile, full.hashes, hashes)
+                    if hashes is not None:
+                        check.compare_root(full, root)
+                leaf = _leaf(entry.leaf)
+                if leaf is not None and leaf.id != str(entry.id):
+                    check.findings.append(
+                        Finding(
+                            f"entry {entry.index}",
+                            "the id that it is stored under is not the id that it was signed with",
+                        )
+                    )
+                if leaf is not None and leaf.kind == "policy.published":
+                    published.append((str(entry.id), leaf))
+                if entry.index % 10_000 == 0:
+                    progress(entry.index, head.size)
+            progress(head.size, head.size)
+            check.compare_head(head.size, head.root, await ledger.frontier(connection, head.workspace_id, head.log_id))
+            check.findings += [
+                Finding(tile.Tile(level, index).path, "a tile that the log does not have")
+                for level, index in sorted(tiles)
+            ]
+            check.findings += [finding async for finding in _policies(connection, head.workspace_id, published)]
+    return check.report()
+
+
+async def _head(connection: Connection, polled: Head) -> Head:
+    """The head as the snapshot sees it: the one that was polled may be older."""
+    rows = [
+        head
+        for head in await ledger.heads(connection)
+        if (head.workspace_id, head.log_id) == (polled.workspace_id, polled.log_id)
+    ]
+    return rows[0] if rows else polled
+
+
+def _compare_checkpoint(check: LogCheck, row: ledger.StoredCheckpoint) -> None:
+    try:
+        head = checkpoint.parse(note.parse(row.note).text)
+    except VerificationError:
+        return  # reported by read_checkpoints
+    if (head.size, head.root) != (row.size, row.root):
+        check.findings.append(Finding(f"checkpoint of size {row.size}", "the row is not what its note signs"))
+
+
+def _leaf(encoded: bytes) -> Leaf | None:
+    try:
+        return decode(encoded)
+    except Invalid:
+        return None  # reported by LogCheck
+
+
+async def _policies(
+    connection: Connection, workspace_id: UUID, published: list[tuple[str, Leaf]]
+) -> AsyncIterator[Finding]:
+    """Compare the stored policies and notices with the entries that published them, in their order."""
+    versions = await policies.versions(connection, workspace_id)
+    known: list[PublishedNotice] = []
+    for number, (entry_id, leaf) in enumerate(published, 1):
+        where = f"policy version {number}"
+        row = next((version for version in versions if version.version == number), None)
+        if row is None:
+            yield Finding(where, f"it was published by entry {entry_id} and is missing")
+            continue
+        if str(row.entry_id) != entry_id or milliseconds(row.published_at) != leaf.at_ms:
+            yield Finding(where, f"its entry or its time is not that of entry {entry_id}, which published it")
+        if not hashlib.sha256(row.document).digest() == row.hash == leaf.notice_hash:
+            yield Finding(where, f"the document is not the one that entry {entry_id} published")
+        try:
+            policy = parse_document(row.document)
+        except Invalid as error:
+            yield Finding(where, str(error))
+            continue
+        linted = lint(row.source).policy
+        if linted is not None and document_bytes(linted) != row.document:
+            yield Finding(where, "the source text says something else than the document")
+        known += [
+            msgspec.structs.replace(notice, published_at=row.published_at)
+            for notice in newly_published(policy.notices, known)
+        ]
+    yield_extra = [version.version for version in versions if not 1 <= version.version <= len(published)]
+    for extra in yield_extra:
+        yield Finding(f"policy version {extra}", "no entry published it")
+    stored = await policies.notices(connection, workspace_id, up_to=2**31 - 1)
+    by_name = {(notice.notice, notice.version): notice for notice in stored}
+    for notice in known:
+        if by_name.pop((notice.notice, notice.version), None) != notice:
+            yield Finding(f"notice {notice.notice}@{notice.version}", "the row is missing or not what was published")
+    for name, version in by_name:
+        yield Finding(f"notice {name}@{version}", "no policy published it")
+
+
+def verify_folder(folder: Path, key: VerifierKey) -> Report:
+    """Verify a folder in the C2SP layout (checkpoint, tile/…) against a trusted key; no service, no database.
+
+    Raises VerificationError if the checkpoint itself does not verify: then nothing in the folder means anything.
+    """
+    path = folder / "checkpoint"
+    if not path.is_file():
+        raise Invalid(f"{folder} holds no checkpoint")
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    head = checkpoint.verify(text, [key])
+    signed, findings = read_checkpoints(head.origin, [text], [KeyPeriod(key)])
+    names = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    check = LogCheck(head.origin, signed, [*findings, *check_files(names, head.size)])
+
+    def read(name: str) -> bytes | None:
+        file = folder / name
+        return file.read_bytes() if file.is_file() else None
+
+    for bundle in tile.expected_bundles(head.size):
+        for full, computed in check.add_bundle(bundle, read(bundle.path), read(bundle.tile.path)):
+            check.compare(full, computed, read(full.path))
+    for partial, computed in check.partial_tiles():
+        check.compare(partial, computed, read(partial.path))
+    return check.report()

@@ -1,0 +1,103 @@
+"""Settings: one frozen struct, read once from the environment and the settings file."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from volenti.errors import Invalid
+
+PREFIX = "VOLENTI_"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every option of the service. The environment variable is the name in capitals after `VOLENTI_`."""
+
+    data_dir: Annotated[str, Meta(description="folder of the embedded PostgreSQL, the key file and locks")] = (
+        "./.volenti"
+    )
+    database_url: Annotated[
+        str | None,
+        Meta(
+            description="PostgreSQL to use instead of the embedded one, as the role volenti_app or a member of the service's roles"
+        ),
+    ] = None
+    migrate_database_url: Annotated[
+        str | None, Meta(description="the same database as volenti_migrate, for `volenti migrate`")
+    ] = None
+    key_file: Annotated[
+        str | None,
+        Meta(
+            description="the key ring; default: keys.json in the data directory, made at the first start of the embedded database"
+        ),
+    ] = None
+    pg_bin: Annotated[
+        str | None, Meta(description="folder of PostgreSQL's programs, before the wheel and the system")
+    ] = None
+    profile: Annotated[
+        Literal["laptop", "production"], Meta(description="production demands what a laptop need not have")
+    ] = "laptop"
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8080
+    workers: Annotated[int, Meta(ge=1, le=64, description="processes that answer")] = 1
+    origin: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9.:-]{1,200}(?!\n)$", description="host part of the logs' origins: <origin>/<workspace>"
+        ),
+    ] = "localhost"
+    public_base_url: Annotated[
+        str, Meta(description="how the outside reaches the service; links are built from it")
+    ] = "http://127.0.0.1:8080"
+    read_connections: Annotated[int, Meta(ge=1, le=200, description="database connections for reads, a process")] = 8
+    database_pooler: Annotated[
+        Literal["none", "transaction"], Meta(description="transaction: a pooler such as PgBouncer stands between")
+    ] = "none"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least severe record that is logged")
+    ] = "info"
+    public_log: Annotated[
+        bool, Meta(description="serve the logs' checkpoints and tiles of hashes without a credential")
+    ] = False
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def key_path(self) -> Path:
+        return Path(self.key_file) if self.key_file is not None else self.data_path / "keys.json"
+
+
+def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """The settings: what is given, else the environment, else the file that VOLENTI_SETTINGS names, else the default.
+
+    A member given as None is not given. Raises Invalid with the option's name for a value that does not fit; never
+    with the value itself, which may hold a password.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    if path := environment.get(f"{PREFIX}SETTINGS"):
+        try:
+            values.update(tomllib.loads(Path(path).read_text()))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise Invalid(f"the settings file cannot be read: {error}") from error
+    for name in Settings.__struct_fields__:
+        if (value := environment.get(PREFIX + name.upper())) is not None:
+            values[name] = value
+    values.update({name: value for name, value in given.items() if value is not None})
+    unknown = sorted(set(values) - set(Settings.__struct_fields__))
+    if unknown:
+        raise Invalid(f"there is no setting {unknown[0]}")
+    for name in values:
+        try:
+            msgspec.convert({name: values[name]}, Settings, strict=False)
+        except msgspec.ValidationError as error:
+            raise Invalid(f"the setting {name} does not fit: {str(error).partition(' - at')[0]}") from None
+    return msgspec.convert(values, Settings, strict=False)

@@ -1,0 +1,184 @@
+"""The connections to PostgreSQL: one pool a role, one meaning for each of its errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Literal, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from volenti.errors import Invalid, LedgerDamaged, Unavailable
+
+Connection: TypeAlias = Any  # asyncpg's Connection or its pool proxy; other floors name it by this alias only
+Role = Literal["volenti_app", "volenti_admin", "volenti_signer", "volenti_audit", "volenti_eraser"]
+
+ACQUIRE_SECONDS = 1.0
+"""How long a request waits for a connection before it is answered 503: asyncpg itself would wait for ever."""
+COMMAND_SECONDS = 7.0
+"""The client's own deadline: a backend stopped by SIGSTOP never reaches its statement timeout of 5 s."""
+
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a backend that dies during type introspection
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    OSError,
+    TimeoutError,
+)
+"""A connection is gone or unusable; what was sent over it has an unknown outcome."""
+
+BUSY = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InsufficientResourcesError,
+)
+"""The statement was refused or cut short and did nothing; it may be repeated."""
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn the driver's errors into ours; `doing` completes the sentence "… could not be done".
+
+    Raises Unavailable where a repetition may succeed, Invalid where PostgreSQL cannot hold the value,
+    LedgerDamaged where a row contradicts a constraint. Never carries DETAIL or parameters: they may hold personal data.
+    """
+    try:
+        yield
+    except LOST as error:
+        raise Unavailable(f"{doing}: the database cannot be reached ({type(error).__name__})") from error
+    except BUSY as error:
+        raise Unavailable(f"{doing}: the database is busy ({type(error).__name__})") from error
+    except asyncpg.ObjectNotInPrerequisiteStateError as error:
+        raise Unavailable(f"{doing}: the ledger does not accept entries at the moment") from error
+    except (asyncpg.DataError, asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError) as error:
+        raise Invalid(f"{doing}: a value cannot be stored ({type(error).__name__})") from error
+    except asyncpg.IntegrityConstraintViolationError as error:
+        raise LedgerDamaged(f"{doing}: the database refused a row ({type(error).__name__})") from error
+
+
+async def _keep_session(_: Connection) -> None:
+    """Skip the reset at release, a round trip a request: the service sets nothing but transaction-local settings."""
+
+
+class Database:
+    """The pools of a deployment, opened on first use.
+
+    `dsn` gives the address for a role. Where the address logs in as somebody else, the connection takes the role at
+    start-up, so that each part of the service has the rights of its role and no more.
+    """
+
+    def __init__(self, dsn: Callable[[str], str], *, read_connections: int = 8, pooler: bool = False) -> None:
+        self._dsn = dsn
+        self._sizes: dict[str, int] = {"volenti_app": read_connections}
+        self._statement_cache = 0 if pooler else 100
+        self._pools: dict[str, Any] = {}
+        self._opening = asyncio.Lock()
+
+    async def pool(self, role: Role) -> Any:
+        """The pool of a role. Raises Unavailable if the database cannot be reached."""
+        if role not in self._pools:
+            async with self._opening:
+                if role not in self._pools:
+                    with translated(f"connecting as {role}"):
+                        self._pools[role] = await asyncpg.create_pool(
+                            self._dsn(role),
+                            min_size=0,
+                            max_size=self._sizes.get(role, 2),
+                            command_timeout=COMMAND_SECONDS if role != "volenti_audit" else None,
+                            statement_cache_size=self._statement_cache,
+                            reset=_keep_session,
+                            server_settings=_server_settings(role),
+                        )
+        return self._pools[role]
+
+    async def connect(self, role: Role) -> Connection:
+        """A connection of one's own, outside the pools, for a holder that keeps it: the appender."""
+        with translated(f"connecting as {role}"):
+            return await asyncpg.connect(
+                self._dsn(role),
+                timeout=COMMAND_SECONDS,
+                command_timeout=COMMAND_SECONDS,
+                statement_cache_size=self._statement_cache,
+                server_settings=_server_settings(role),
+            )
+
+    @asynccontextmanager
+    async def connection(self, role: Role) -> AsyncIterator[Connection]:
+        """Lend a connection outside a transaction. Raises Unavailable after ACQUIRE_SECONDS without one."""
+        pool = await self.pool(role)
+        with translated("reading"):
+            connection = await pool.acquire(timeout=ACQUIRE_SECONDS)
+        try:
+            yield connection
+        except (asyncio.CancelledError, *LOST):
+            connection.terminate()  # never hand a connection back whose last statement has an unknown outcome
+            raise
+        finally:
+            await pool.release(connection)
+
+    @asynccontextmanager
+    async def workspace(self, role: Role, workspace_id: UUID, *, snapshot: bool = False) -> AsyncIterator[Connection]:
+        """A transaction that sees one workspace. With `snapshot` it is read-only, sees one instant throughout and may take long.
+
+        Commits at the end, rolls back on any exception.
+        """
+        async with self.connection(role) as connection:
+            with translated("a transaction"):
+                isolation = {"isolation": "repeatable_read", "readonly": True} if snapshot else {}
+                async with connection.transaction(**isolation):
+                    await connection.execute("SELECT set_config('app.workspace', $1, true)", str(workspace_id))
+                    if snapshot:
+                        await connection.execute("SET LOCAL statement_timeout = 0")
+                    yield connection
+
+    async def check(self) -> None:
+        """Return if the application's role can use the database safely, else raise Unavailable with the reason."""
+        async with self.connection("volenti_app") as connection:
+            with translated("checking the database"):
+                row = await connection.fetchrow(
+                    "SELECT current_setting('synchronous_commit') AS durable, (SELECT count(*) FROM ledger_head) AS leaked,"
+                    " rolsuper OR rolbypassrls AS mighty FROM pg_roles WHERE rolname = current_user"
+                )
+        if row["mighty"] or row["leaked"]:
+            raise Unavailable("the service's database role bypasses row-level security; connect as volenti_app")
+        if row["durable"] == "off":
+            raise Unavailable("synchronous_commit is off: an acknowledged entry could be lost; switch it on")
+
+    async def close(self) -> None:
+        """Close every pool, by force if a connection does not come back within two seconds."""
+        for pool in self._pools.values():
+            try:
+                await asyncio.wait_for(pool.close(), 2)
+            except TimeoutError:
+                pool.terminate()
+        self._pools.clear()
+
+
+class Turn:
+    """What only one process may do for a name at a time, in the two-integer form of a transaction's advisory lock."""
+
+    SIGN = 0x566F6C02
+    PUBLISH = 0x566F6C03
+    CREATE = 0x566F6C04
+
+
+async def take_turn(connection: Connection, turn: int, name: str) -> None:
+    """Wait for the turn; it ends with the transaction."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", turn, name)
+
+
+async def try_turn(connection: Connection, turn: int, name: str) -> bool:
+    """Take the turn if nobody has it; it ends with the transaction."""
+    return bool(await connection.fetchval("SELECT pg_try_advisory_xact_lock($1, hashtext($2))", turn, name))
+
+
+def _server_settings(role: Role) -> dict[str, str]:
+    return {"role": role, "search_path": "volenti", "application_name": role, "timezone": "UTC"}

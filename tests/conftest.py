@@ -1,0 +1,146 @@
+"""The house that tests live in: one real PostgreSQL a worker, one workspace a test, the application without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+
+from volenti.api.app import Application, application
+from volenti.cli.deployment import prepare
+from volenti.flows.create_workspace import create
+from volenti.flows.manage_credentials import SCOPES, issue
+from volenti.flows.open_services import opened
+from volenti.flows.services import Services
+from volenti.keys.keyring import create_file
+from volenti.settings import Settings
+from volenti.store import embedded
+from volenti.store.embedded import Embedded
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Embedded]:
+    """A migrated PostgreSQL for this test process; VOLENTI_PG_BIN chooses another version."""
+    with (
+        tempfile.TemporaryDirectory(prefix="volenti-tests-") as folder,
+        embedded.running(
+            Path(folder) / "data", pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None
+        ) as running,
+    ):
+        asyncio.run(prepare(running))
+        create_file(running.data_dir / "keys.json", os.urandom)
+        yield running
+
+
+@pytest.fixture
+def settings(server: Embedded) -> Settings:
+    return Settings(data_dir=str(server.data_dir), log_level="error")
+
+
+@pytest.fixture
+async def services(server: Embedded, settings: Settings) -> AsyncIterator[Services]:
+    """Everything that flows use, over the real database."""
+    async with opened(settings, server.url) as services:
+        yield services
+
+
+@pytest.fixture
+async def workspace(services: Services) -> UUID:
+    """A new workspace with the starter policy."""
+    return await create(services, f"w{os.getpid()}-{next(_numbers)}")
+
+
+@pytest.fixture
+async def superuser(server: Embedded) -> AsyncIterator[Any]:
+    """A connection that no rule of the database stops, once it has switched them off."""
+    connection = await asyncpg.connect(server.url("volenti"), server_settings={"search_path": "volenti"})
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@dataclass
+class Api:
+    """The running application and a credential with every scope."""
+
+    http: httpx.AsyncClient
+    services: Services
+    workspace: UUID
+    secret: str
+
+    async def request(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        given = {
+            "authorization": f"Bearer {self.secret}",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        if content is not None:
+            given.setdefault("content-type", "application/json")
+        return await self.http.request(method, path, content=content, headers=given)
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        return await self.request("GET", path, **headers)
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        return await self.request("POST", path, body, **headers)
+
+    async def choose(self, person: str, kind: str, purpose: str = "newsletter", **members: Any) -> httpx.Response:
+        """Record one choice of the person's own; `members` go into the event, `body_…` into the request."""
+        body = {name.removeprefix("body_"): members.pop(name) for name in list(members) if name.startswith("body_")}
+        event = {"kind": kind, "purpose": purpose, **({"notice": f"{purpose}@1"} if kind == "grant" else {}), **members}
+        request = {
+            "data_subject": {"id": person},
+            "events": [event],
+            "actor": {"type": "data_subject"},
+            "method": "web_form",
+            "surface": "https://shop.example/signup",
+            **body,
+        }
+        return await self.post("/v1/consents", request)
+
+    async def check(
+        self,
+        person: str,
+        purpose: str = "newsletter",
+        action: str = "send",
+        channel: str | None = "email",
+        **members: Any,
+    ) -> dict[str, Any]:
+        """The answer to a check; whatever its status."""
+        question = {
+            "data_subject": {"id": person},
+            "action": action,
+            "purpose": purpose,
+            **({"channel": channel} if channel else {}),
+            **members,
+        }
+        answer: dict[str, Any] = (await self.post("/v1/check", question)).json()
+        return answer
+
+
+@pytest.fixture
+async def app(services: Services) -> AsyncIterator[Application]:
+    running = application(services)
+    async with running.started():
+        yield running
+
+
+@pytest.fixture
+async def api(app: Application, services: Services, workspace: UUID) -> AsyncIterator[Api]:
+    issued = await issue(services, workspace, component="tests", scopes=SCOPES)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://volenti.test") as http:  # type: ignore[arg-type]
+        yield Api(http, services, workspace, issued.secret)
