@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -55,7 +56,7 @@ def where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def deployed(settings: Settings, *, create: bool = False) -> Iterator[Deployment]:
+def deployed(settings: Settings, *, create: bool = False, tell: bool = False) -> Iterator[Deployment]:
     """Reach the database: start the embedded one, or join it while a service runs on it, and migrate it; or take the URL's.
 
     `create` makes a data directory and its key file where there is none yet; without it that is a wrong use. With an
@@ -74,7 +75,7 @@ def deployed(settings: Settings, *, create: bool = False) -> Iterator[Deployment
     if not known:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
     with embedded.running(
-        data.resolve(), pg_bin=settings.pg_bin, report=lambda line: click.echo(line, err=True)
+        data.resolve(), pg_bin=settings.pg_bin, report=_tell if tell or sys.stderr.isatty() else _be_quiet
     ) as server:
         asyncio.run(prepare(server))
         _key_file(settings.key_path, known=known)
@@ -85,6 +86,14 @@ async def prepare(server: embedded.Embedded) -> None:
     """Bring the embedded database's roles and schema up to date."""
     await schema.bootstrap(server.url("volenti"))
     await schema.migrate(server.url("volenti_migrate"), report=lambda line: None)
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _be_quiet(line: str) -> None:
+    """A command beside a service has nothing to say about the server that it joins."""
 
 
 def _key_file(path: Path, *, known: bool) -> None:

@@ -57,7 +57,7 @@ def serve(
     settings = settings_of(data_dir, database_url, host=host, port=port, workers=workers)
     stands_at = _standing(settings, test_clock)
     configure(settings.log_level)
-    with deployed(settings, create=True) as deployment:
+    with deployed(settings, create=True, tell=True) as deployment:
         if stands_at is not None:
             asyncio.run(stand_clock(deployment.settings, deployment.dsn, stands_at))
         bound = _bind(settings)

@@ -141,16 +141,16 @@ def admit(
 ) -> Admission:
     """Decide a command against a person's state at an instant (milliseconds UTC).
 
-    `ids` are at least 1 + len(choices) fresh entry ids; an offer's id becomes the id of the first entry, so that an offer
-    settles one form. `previous` is the person's last entry so far. All or nothing: the first refusal refuses the command.
+    `ids` are 1 + len(choices) fresh entry ids, the first for the facts, if they change; an offer's id becomes the id of
+    the first entry, so that an offer settles one form. `previous` is the person's last entry so far. All or nothing: the first refusal refuses the command.
     """
-    fresh = iter(ids if command.offer is None else (command.offer.id, *ids))
+    facts_id, *choice_ids = ids
     entries: list[NewEntry] = []
     after = state
     update = _update(command, state, now)
     if update is not None:
         update = msgspec.structs.replace(update, previous=previous)
-        entries.append(NewEntry(next(fresh), UPDATED, (), None, update))
+        entries.append(NewEntry(_first_id(command, entries, facts_id), UPDATED, (), None, update))
         after = evolve(after, Entry(entries[-1].id, now, update))
     for position, choice in enumerate(command.choices):
         pointer = f"/events/{position}"
@@ -163,7 +163,7 @@ def admit(
             return refusal
         recorded = _recorded(choice, command, purpose, policy, after, now)
         recorded = msgspec.structs.replace(recorded, previous=entries[-1].id if entries else previous)
-        entry_id = next(fresh)
+        entry_id = _first_id(command, entries, choice_ids[position])
         event = consent_event(entry_id, now, recorded)
         if choice.kind == "grant" and (against := _guarded_refusal(after.on(choice.purpose), event)) is not None:
             return Refusal(
@@ -183,6 +183,10 @@ def admit(
         )
         after = evolve(after, Entry(entry_id, now, recorded))
     return Admitted(tuple(entries), after, tuple(_obstacle(entry, after, now) for entry in entries))
+
+
+def _first_id(command: Command, entries: list[NewEntry], fresh: str) -> str:
+    return fresh if command.offer is None or entries else command.offer.id
 
 
 def _fault(

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from volenti.core.admission import Admitted, Command, Facts, NewEntry, Refusal, admit
+from volenti.core.admission import Admitted, Command, NewEntry, Refusal, admit
 from volenti.core.data_subject import EMPTY, DataSubjectState, Identifier
 from volenti.core.ledger.merkle import leaf_hash
 from volenti.errors import LedgerDamaged, Unavailable
@@ -22,6 +22,8 @@ from volenti.store import idempotency, workspaces
 from volenti.store.appender import Appended, ClockSkewed, IdClash, KeyReused, Moved, Repeated
 from volenti.store.ledger import IdempotencyRow, IdentifierChange, Item, NewHolder, PendingEntry, PendingHolder
 
+OUR_ID = "ds_"
+"""How the ids begin that the service gives to people whom no caller has named."""
 ROUNDS = 5
 ROUNDS_SECONDS = 2.0
 """How often and how long a person who is written by others at the same moment is read again before the caller is asked to retry."""
@@ -103,34 +105,13 @@ async def record(
             return repeated
     begun = boot_seconds()
     for round_number in range(ROUNDS):
-        now = services.clock()
-        found = await find(services, workspace_id, who)
-        if found.ground.policy_version is None:
-            raise Unavailable("the workspace has no policy; publish one")
-        policy = await services.policy(workspace_id, found.ground.policy_version)
-        chosen = _choose(found, who, command)
-        if isinstance(chosen, IdentifierTaken):
-            return chosen
-        person, added = chosen
-        fresh = tuple(str(entry_id) for entry_id in ids) or tuple(
-            str(services.new_id()) for _ in range(1 + len(command.choices))
-        )
-        if person is None and not any(identifier.type == "id" for identifier in added):
-            added = (Identifier("id", f"ds_{services.new_id()}"), *added)
-        facts = msgspec.structs.replace(command.facts, added=(*added, *command.facts.added))
-        admission = admit(
-            msgspec.structs.replace(command, facts=facts),
-            EMPTY if person is None else person.state,
-            policy,
-            now,
-            fresh,
-            previous=None if person is None else str(person.last_entry),
-        )
-        if isinstance(admission, Refusal):
-            return admission
+        decided = await _decide(services, workspace_id, command, who, ids)
+        if not isinstance(decided, _Decided):
+            return decided
+        found, admission = decided.found, decided.admission
         if not admission.entries:
             return Recorded(admission.state.caller_id(), (), found.ground.size, found.ground.epoch)
-        item, entries = await _item(services, workspace_id, found, person, facts, admission, now)
+        item, entries = await _item(services, workspace_id, decided)
         answer = _Answer(
             admission.state.caller_id(),
             tuple(
@@ -180,6 +161,58 @@ async def record(
     raise Unavailable("this person is being written by others at the same moment; try again")
 
 
+async def rehearse(
+    services: Services, workspace_id: UUID, command: Command, who: tuple[Identifier, ...], ids: tuple[UUID, ...] = ()
+) -> Recording:
+    """What `record` would answer at this instant, without recording anything: the entries stand at no index."""
+    decided = await _decide(services, workspace_id, command, who, ids)
+    if not isinstance(decided, _Decided):
+        return decided
+    admission = decided.admission
+    entries = tuple(
+        RecordedEntry(
+            new.id, new.kind, "", obstacle is None, None if obstacle is None else f"superseded_by:{obstacle.entry}"
+        )
+        for new, obstacle in zip(admission.entries, admission.obstacles, strict=True)
+    )
+    return Recorded(admission.state.caller_id(), entries, decided.found.ground.size, decided.found.ground.epoch)
+
+
+class _Decided(msgspec.Struct, frozen=True):
+    """A command admitted against what one read found."""
+
+    found: Found
+    person: Person | None
+    admission: Admitted
+    now: int
+
+
+async def _decide(
+    services: Services, workspace_id: UUID, command: Command, who: tuple[Identifier, ...], ids: tuple[UUID, ...]
+) -> _Decided | Refusal | IdentifierTaken:
+    now = services.clock()
+    found = await find(services, workspace_id, who)
+    if found.ground.policy_version is None:
+        raise Unavailable("the workspace has no policy; publish one")
+    policy = await services.policy(workspace_id, found.ground.policy_version)
+    chosen = _choose(found, who, command)
+    if isinstance(chosen, IdentifierTaken):
+        return chosen
+    person, added = chosen
+    if person is None and not any(identifier.type == "id" for identifier in added):
+        added = (Identifier("id", f"{OUR_ID}{services.new_id()}"), *added)
+    facts = msgspec.structs.replace(command.facts, added=(*added, *command.facts.added))
+    admission = admit(
+        msgspec.structs.replace(command, facts=facts),
+        EMPTY if person is None else person.state,
+        policy,
+        now,
+        [str(entry_id) for entry_id in ids or (services.new_id() for _ in range(1 + len(command.choices)))],
+        previous=None if person is None else str(person.last_entry),
+    )
+    return admission if isinstance(admission, Refusal) else _Decided(found, person, admission, now)
+
+
 def _choose(
     found: Found, who: tuple[Identifier, ...], command: Command
 ) -> tuple[Person | None, tuple[Identifier, ...]] | IdentifierTaken:
@@ -192,7 +225,7 @@ def _choose(
     person = found.people[0] if who and who[0].type == "id" else found.person
     if person is None and found.person is not None:
         named = any(
-            identifier.type == "id" and not identifier.value.startswith("ds_")
+            identifier.type == "id" and not identifier.value.startswith(OUR_ID)
             for identifier in found.person.state.identifiers
         )
         person = None if named else found.person
@@ -207,15 +240,8 @@ def _choose(
     return person, tuple(added)
 
 
-async def _item(
-    services: Services,
-    workspace_id: UUID,
-    found: Found,
-    person: Person | None,
-    facts: Facts,
-    admission: Admitted,
-    now: int,
-) -> tuple[Item, tuple[PendingEntry, ...]]:
+async def _item(services: Services, workspace_id: UUID, decided: _Decided) -> tuple[Item, tuple[PendingEntry, ...]]:
+    found, person, admission, now = decided.found, decided.person, decided.admission, decided.now
     holder = UUID(bytes=services.entropy(16), version=4) if person is None else person.holder
     key = services.entropy(32) if person is None else person.key
     new_holders: tuple[NewHolder, ...] = ()

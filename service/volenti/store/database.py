@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -28,6 +29,8 @@ LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
     OSError,
     TimeoutError,
 )
@@ -56,6 +59,10 @@ def translated(doing: str) -> Iterator[None]:
         raise Unavailable(f"{doing}: the database cannot be reached ({type(error).__name__})") from error
     except BUSY as error:
         raise Unavailable(f"{doing}: the database is busy ({type(error).__name__})") from error
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
+        raise Invalid(
+            f"{doing}: the database role lacks a right, or the schema is not there; run: volenti migrate"
+        ) from error
     except asyncpg.ObjectNotInPrerequisiteStateError as error:
         raise Unavailable(f"{doing}: the ledger does not accept entries at the moment") from error
     except (asyncpg.DataError, asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError) as error:
@@ -151,6 +158,13 @@ class Database:
             raise Unavailable("the service's database role bypasses row-level security; connect as volenti_app")
         if row["durable"] == "off":
             raise Unavailable("synchronous_commit is off: an acknowledged entry could be lost; switch it on")
+
+    async def about(self) -> tuple[str, datetime]:
+        """PostgreSQL's version and its clock (the wall clock, also where a test clock stands)."""
+        async with self.connection("volenti_app") as connection:
+            with translated("reading the database"):
+                row = await connection.fetchrow("SELECT current_setting('server_version'), clock_timestamp()")
+        return row[0], row[1]
 
     async def close(self) -> None:
         """Close every pool, by force if a connection does not come back within two seconds."""

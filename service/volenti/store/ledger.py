@@ -327,6 +327,15 @@ async def prune_changes(connection: Connection, workspace_id: UUID) -> int:
     return int(tag.rpartition(" ")[2])
 
 
+async def known_ids(connection: Connection, workspace_id: UUID, log_id: int, ids: Collection[UUID]) -> set[UUID]:
+    """Which of these entry ids the log has."""
+    rows = await connection.fetch(
+        "SELECT entry_id FROM ledger_entry WHERE workspace_id = $1 AND log_id = $2 AND entry_id = ANY($3)",
+        workspace_id, log_id, list(ids),
+    )  # fmt: skip
+    return {row[0] for row in rows}
+
+
 async def ids_at(connection: Connection, workspace_id: UUID, log_id: int, indexes: Collection[int]) -> dict[int, UUID]:
     """The entry ids at some indexes."""
     rows: list[Any] = await connection.fetch(

@@ -1,0 +1,197 @@
+"""Files of choices as rows: our NDJSON, and Transcend's preference CSV. Reads text, touches nothing."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Literal
+
+import msgspec
+
+from volenti.core.data_subject import Identifier
+from volenti.errors import Invalid
+from volenti.flows.clock import milliseconds
+
+LONGEST_LINE = 64 * 1024
+
+
+class ImportedChoice(msgspec.Struct, frozen=True):
+    """One choice of a row. `off` becomes a withdrawal where something was given before, else a refusal."""
+
+    kind: Literal["grant", "off", "deny", "withdraw", "object"]
+    purpose: str
+    channels: tuple[str, ...] = ()
+    notice: str | None = None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One row: who, when, what; and what of it cannot be carried, in words that name no person."""
+
+    number: int
+    name: str
+    """The row's id in its source: with it a second run finds what the first one wrote."""
+    who: tuple[Identifier, ...]
+    at: int | None
+    choices: tuple[ImportedChoice, ...]
+    lost: tuple[str, ...] = ()
+    jurisdiction: str | None = None
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A line that cannot be read: then nothing of the file is applied."""
+
+    number: int
+    why: str
+
+
+class _NativeSubject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str | None = None
+    identifiers: tuple[Identifier, ...] = ()
+    jurisdiction: str | None = None
+
+
+class _NativeEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    kind: Literal["grant", "deny", "withdraw", "object"]
+    purpose: str
+    channels: tuple[str, ...] = ()
+    notice: str | None = None
+    occurred_at: datetime | None = None
+
+
+class _NativeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    data_subject: _NativeSubject
+    events: tuple[_NativeEvent, ...]
+    row: str | None = None
+
+
+def native(lines: Iterable[bytes]) -> Iterator[Row | Unreadable]:
+    """Rows of our NDJSON: a line is `{"row"?, "data_subject": {id, identifiers, jurisdiction}, "events": [{kind, purpose, channels, notice, occurred_at}]}`.
+
+    Several events of a line share the line's first `occurred_at`; a line without one is dated now.
+    """
+    decode = msgspec.json.Decoder(_NativeLine).decode
+    for number, raw in enumerate(lines, 1):
+        if not raw.strip():
+            continue
+        if len(raw) > LONGEST_LINE:
+            yield Unreadable(number, "the line is longer than 64 KiB")
+            continue
+        try:
+            line = decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            yield Unreadable(number, "the line is no JSON object of this form")
+            continue
+        times = [event.occurred_at for event in line.events if event.occurred_at is not None]
+        if any(at.tzinfo is None for at in times) or len(set(times)) > 1:
+            yield Unreadable(
+                number, "events of one line share one instant, with a time zone; use a line for each instant"
+            )
+            continue
+        who = (
+            *((Identifier("id", line.data_subject.id),) if line.data_subject.id else ()),
+            *line.data_subject.identifiers,
+        )
+        choices = tuple(
+            ImportedChoice(event.kind, event.purpose, event.channels, event.notice) for event in line.events
+        )
+        yield Row(
+            number,
+            line.row or str(number),
+            who,
+            milliseconds(times[0]) if times else None,
+            choices,
+            (),
+            line.data_subject.jurisdiction,
+        )
+
+
+_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))? ?(Z|[+-]\d\d:?\d\d)", re.ASCII)
+
+
+def transcend(lines: Iterable[bytes], purposes: Mapping[str, str]) -> Iterator[Row | Unreadable]:
+    """Rows of Transcend's preference upload: `identifier,timestamp`, a column a purpose (true, false), and columns of topics.
+
+    `purposes` maps a column to a purpose of the policy, or to "-" to leave it out. Raises Invalid if a column of
+    purposes is not mapped: a refusal must not be lost because nobody looked.
+    """
+    reader = csv.reader(_text(lines), strict=True)
+    header = next(reader, None)
+    if header is None or header[:2] != ["identifier", "timestamp"]:
+        raise Invalid("the file is no Transcend preference upload: its first columns are identifier and timestamp")
+    unknown = sorted(set(purposes) - set(header[2:]))
+    if unknown:
+        raise Invalid(f"the file has no column {unknown[0]}")
+    number = 1
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, UnicodeDecodeError) as error:
+            why = (
+                "it is not UTF-8"
+                if isinstance(error, UnicodeDecodeError)
+                else "a quote is not closed, or a cell is malformed"
+            )
+            yield Unreadable(max(number + 1, reader.line_num), why)
+            return
+        number += 1
+        if cells:
+            yield _transcend_row(number, header, cells, purposes)
+
+
+def _text(lines: Iterable[bytes]) -> Iterator[str]:
+    for number, raw in enumerate(lines):
+        if len(raw) > LONGEST_LINE:
+            raise csv.Error("line too long")
+        yield raw.decode("utf-8-sig" if number == 0 else "utf-8")
+
+
+def _transcend_row(number: int, header: list[str], cells: list[str], purposes: Mapping[str, str]) -> Row | Unreadable:
+    if len(cells) != len(header):
+        return Unreadable(number, f"the row has {len(cells)} cells, the header {len(header)}")
+    at = _instant(cells[1])
+    if at is None:
+        return Unreadable(number, "the timestamp is not of the form 2025-03-21 10:49:21.192 -07:00")
+    choices: list[ImportedChoice] = []
+    lost: list[str] = []
+    for column, cell in zip(header[2:], cells[2:], strict=True):
+        word = cell.strip()
+        if not word:
+            continue  # nothing said: never "refused", never "granted"
+        purpose = purposes.get(column)
+        if word.lower() not in ("true", "false"):
+            lost += [
+                f"topic {topic.strip()} of {column}: this version holds no topic preferences"
+                for topic in word.split(",")
+                if topic.strip()
+            ]
+        elif purpose is None:
+            raise Invalid(
+                f"the column {column} holds choices and is not mapped: --map {column}=PURPOSE, or --map {column}=- to leave it out"
+            )
+        elif purpose == "-":
+            lost.append(f"purpose {column}: left out by --map")
+        else:
+            choices.append(ImportedChoice("grant" if word.lower() == "true" else "off", purpose))
+    return Row(
+        number, f"{cells[0]}\n{cells[1]}", (Identifier("email", cells[0].strip()),), at, tuple(choices), tuple(lost)
+    )
+
+
+def _instant(text: str) -> int | None:
+    match = _TIMESTAMP.fullmatch(text.strip())
+    if match is None:
+        return None
+    date, time, fraction, zone = match.groups()
+    try:
+        naive = datetime.fromisoformat(f"{date}T{time}")
+    except ValueError:
+        return None
+    sign = -1 if zone[0] == "-" else 1
+    offset = timedelta() if zone == "Z" else sign * timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
+    if abs(offset) >= timedelta(days=1):
+        return None
+    return milliseconds(naive.replace(tzinfo=timezone(offset))) + int((fraction or "0").ljust(3, "0")[:3])
