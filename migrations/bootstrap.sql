@@ -11,7 +11,7 @@ BEGIN
       EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE', r);
     END IF;
   END LOOP;
-  FOREACH r IN ARRAY ARRAY['volenti_migrate', 'volenti_app', 'volenti_admin', 'volenti_signer', 'volenti_audit', 'volenti_eraser'] LOOP
+  FOREACH r IN ARRAY ARRAY['volenti_migrate', 'volenti_app', 'volenti_admin', 'volenti_signer', 'volenti_audit', 'volenti_eraser', 'volenti_service'] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
       EXECUTE format('CREATE ROLE %I LOGIN NOINHERIT NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE', r);
     END IF;
@@ -24,6 +24,8 @@ BEGIN
 END $$;
 GRANT volenti_owner TO volenti_migrate;
 GRANT volenti_lookup TO volenti_owner;
+-- what the service logs in as where all its roles share one address; it takes a role at the start of each connection
+GRANT volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser TO volenti_service;
 CREATE SCHEMA IF NOT EXISTS volenti AUTHORIZATION volenti_owner;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA volenti TO volenti_lookup, volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser, volenti_migrate;

@@ -144,3 +144,12 @@ async def api(app: Application, services: Services, workspace: UUID) -> AsyncIte
     issued = await issue(services, workspace, component="tests", scopes=SCOPES)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://volenti.test") as http:  # type: ignore[arg-type]
         yield Api(http, services, workspace, issued.secret)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Where every tool is installed (VOLENTI_TESTS_REQUIRE_TOOLS), a test that skips for want of one has failed."""
+    report = yield
+    if report.skipped and os.environ.get("VOLENTI_TESTS_REQUIRE_TOOLS") and "is not installed" in str(report.longrepr):
+        report.outcome = "failed"
+    return report

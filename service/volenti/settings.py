@@ -15,6 +15,8 @@ from volenti.errors import Invalid
 
 PREFIX = "VOLENTI_"
 
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every option of the service. The environment variable is the name in capitals after `VOLENTI_`."""
@@ -24,9 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     )
     database_url: Annotated[
         str | None,
-        Meta(
-            description="PostgreSQL to use instead of the embedded one, as the role volenti_app or a member of the service's roles"
-        ),
+        Meta(description="PostgreSQL to use instead of the embedded one, as volenti_service"),
     ] = None
     migrate_database_url: Annotated[
         str | None, Meta(description="the same database as volenti_migrate, for `volenti migrate`")
@@ -45,6 +45,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "laptop"
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8080
+    admin_port: Annotated[
+        Port | None, Meta(description="a port of its own for health and documentation; default: the same port")
+    ] = None
+    public_port: Annotated[
+        Port | None, Meta(description="a port of its own for what the outside may reach; default: the same port")
+    ] = None
     workers: Annotated[int, Meta(ge=1, le=64, description="processes that answer")] = 1
     origin: Annotated[
         str,

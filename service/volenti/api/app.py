@@ -14,7 +14,7 @@ from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
-from volenti.api.endpoint import Context, Route, respond
+from volenti.api.endpoint import Context, Listener, Route, respond
 from volenti.api.problems import Problematic, body_of, headers_of, problem_of
 from volenti.api.routes import routes
 from volenti.flows.clock import StandingClock
@@ -30,11 +30,20 @@ Scope = dict[str, Any]
 class Application:
     """The ASGI application: hot routes by one look-up of the path, all else through Litestar.
 
-    `opening` gives the services for as long as the application runs.
+    `opening` gives the services for as long as the application runs. `ports` names the port of each listener, where they
+    have ports of their own: a route answers on its own listener's port only, and elsewhere as if it did not exist.
     """
 
-    def __init__(self, opening: Callable[[], Any], *, public_log: bool, test_clock: bool) -> None:
+    def __init__(
+        self,
+        opening: Callable[[], Any],
+        *,
+        public_log: bool,
+        test_clock: bool,
+        ports: Mapping[Listener, int] | None = None,
+    ) -> None:
         self._opening = opening
+        self._ports = ports or {}
         self._context: Context | None = None
         self._stopping = False
         self.table = routes(public_log=public_log, test_clock=test_clock)
@@ -53,7 +62,9 @@ class Application:
         if route is None:
             await self._litestar(scope, receive, send)  # type: ignore[arg-type]
             return
-        if scope["method"] == route.method:
+        if self._elsewhere(route, scope):
+            status, headers, body = 404, headers_of(_NO_ROUTE), body_of(_NO_ROUTE)
+        elif scope["method"] == route.method:
             status, headers, body = await respond(route, self._running(), _headers(scope), {}, {}, receive)
         else:
             problem = Problematic(405, "method", f"this path takes {route.method}")
@@ -85,9 +96,9 @@ class Application:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    def stop_soon(self) -> None:
-        """Answer not ready from now on; requests are still served."""
-        self._stopping = True
+    def _elsewhere(self, route: Route, scope: Scope) -> bool:
+        """True if the request came in on the port of another listener."""
+        return bool(self._ports) and (scope.get("server") or ("", None))[1] != self._ports[route.listener]
 
     def _unready(self) -> str | None:
         return "the service is stopping" if self._stopping else None
@@ -99,6 +110,8 @@ class Application:
     def _handler(self, route: Route) -> HTTPRouteHandler:
         async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
             scope: Any = request.scope
+            if self._elsewhere(route, scope):
+                return _response(_NO_ROUTE)
             path = {name: str(value) for name, value in request.path_params.items()}
             query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
             status, headers, body = await respond(route, self._running(), _headers(scope), path, query, request.receive)
@@ -115,6 +128,9 @@ class Application:
         )(handle)
 
 
+_NO_ROUTE = Problematic(404, "no_route", "there is no such route")
+
+
 def _headers(scope: Scope) -> Mapping[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
@@ -127,7 +143,9 @@ def _response(problem: Problematic, **headers: str) -> Response[bytes]:
 
 def _framework_problem(_: Any, error: HTTPException) -> Response[bytes]:
     """What the framework refuses before a route is found; its own texts may quote the path, so none is passed on."""
-    known = {404: ("no_route", "there is no such route"), 405: ("method", "the path does not take this method")}
+    if error.status_code == 404:
+        return _response(_NO_ROUTE)
+    known = {405: ("method", "the path does not take this method")}
     kind, detail = known.get(error.status_code, ("request", "the request cannot be served"))
     return _response(
         Problematic(error.status_code, kind, detail),

@@ -23,7 +23,7 @@ from volenti.core import data_subject as core
 from volenti.core.data_subject import ENTRY_KINDS
 from volenti.core.decision import Deny, Given, Permit, Question, remedies
 from volenti.core.policy.document import Action
-from volenti.flows.check_policy import Checked, Consistency, check
+from volenti.flows.check_policy import DEADLINE_MS, Checked, Consistency, check
 from volenti.flows.clock import rfc3339
 from volenti.flows.record_consents import parse_revision_token, revision_token
 
@@ -34,10 +34,25 @@ async def check_one(call: Call) -> Reply:
     _refuse_unimplemented(asked)
     _authorise(call, asked)
     checked = await check(
-        call.services, call.workspace_id, reference(asked.data_subject), _question(asked), _consistency(asked)
+        call.services,
+        call.workspace_id,
+        reference(asked.data_subject),
+        _question(asked),
+        _consistency(asked),
+        _deadline(call),
     )
     answer = _answer(asked, checked, f"dec_{call.services.new_id()}")
     return Reply(answer) if answer.determinate else Reply(answer, status=503, headers={"retry-after": "1"})
+
+
+def _deadline(call: Call) -> int:
+    """How long the caller gives the check. Raises a 400 problem for a header that says nothing usable."""
+    text = call.headers.get("volenti-deadline-ms")
+    if text is None:
+        return DEADLINE_MS
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 5 <= int(text) <= 5000):
+        raise Problematic(400, "deadline", "Volenti-Deadline-Ms is a whole number from 5 to 5000")
+    return int(text)
 
 
 def reference(given: DataSubjectReference, pointer: str = "/data_subject") -> core.Identifier:

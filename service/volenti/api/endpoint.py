@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -120,8 +121,8 @@ class Route:
     query: Mapping[str, str] = field(default_factory=dict)
     hot: bool = False
     """Served by the dispatcher in front of the framework."""
-    idempotent: bool = False
-    """Takes an Idempotency-Key."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Request headers that the route reads, and what they do."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -188,7 +189,7 @@ async def _authorised(route: Route, context: Context, headers: Mapping[str, str]
 async def _read(receive: Receive, limit: int, headers: Mapping[str, str]) -> bytes:
     """The whole body. Raises a problem when it is longer than the limit or does not come in time."""
     length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
+    if re.fullmatch(r"[0-9]+", length) and (len(length) > 16 or int(length) > limit):
         raise Problematic(413, "too_large", f"the body has more than {limit} bytes")
     chunks: list[bytes] = []
     size = 0
@@ -236,12 +237,23 @@ def _decode(route: Route, raw: bytes, headers: Mapping[str, str]) -> Any:
     return decode_json(raw, route.request)
 
 
+def _distinct(members: list[tuple[str, Any]]) -> None:
+    if len(dict(members)) != len(members):
+        raise Problematic(400, "duplicate_member", "an object of the document names a member twice")
+
+
+_MEMBERS = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=len, parse_float=len)
+"""Finds what msgspec passes over: of two members of one name it takes the last, another reader the first."""
+
+
 def decode_json(raw: bytes, type: Any) -> Any:  # noqa: A002
     """Decode a body. Raises a 400 problem for what is no JSON, a 422 with a pointer for what does not fit."""
     if too_deep(raw):
         raise Problematic(400, "too_deep", f"the document nests deeper than {DEPTH} levels")
     try:
-        return msgspec.json.decode(raw, type=type)
+        decoded = msgspec.json.decode(raw, type=type)
+        _MEMBERS.decode(raw.decode())
+        return decoded
     except msgspec.ValidationError as error:
         raise invalid_body(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

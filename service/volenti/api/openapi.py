@@ -84,17 +84,16 @@ def _parameters(route: Route, path: str) -> list[dict[str, Any]]:
         {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
         for name, text in route.query.items()
     ]
-    if route.idempotent:
-        text = "makes a retry safe: the first answer is given again, for 7 days"
-        parameters.append(
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "required": False,
-                "description": text,
-                "schema": {"type": "string", "maxLength": 255},
-            }
-        )
+    parameters += [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": text,
+            "schema": {"type": "string", "maxLength": 255},
+        }
+        for name, text in route.headers.items()
+    ]
     return parameters
 
 

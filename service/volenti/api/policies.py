@@ -29,7 +29,7 @@ async def publish_version(call: Call) -> Reply:
         revision=revision_token(publication.epoch, publication.size),
         warnings=_findings(publication.warnings),
     )
-    return Reply(answer, status=201)
+    return Reply(answer, status=200 if publication.repeated else 201)
 
 
 async def list_versions(call: Call) -> Reply:

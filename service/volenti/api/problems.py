@@ -15,8 +15,8 @@ from volenti.core.admission import Refusal
 from volenti.errors import Conflict, Invalid, LedgerDamaged, NotFound, Unavailable, VerificationError
 
 CONTENT_TYPE = "application/problem+json"
-TYPES = "https://volenti.dev/problems/"
-"""Names, not addresses: a problem's `type` is stable and need not resolve."""
+TYPES = "urn:volenti:problem:"
+"""Names, not addresses: a problem's `type` is stable."""
 
 RETRY_SECONDS = 1
 
@@ -100,8 +100,9 @@ def headers_of(problem: Problematic) -> dict[str, str]:
     return headers
 
 
-_PATH = re.compile(r" - at `(?:key in )?\$(.*)`$")
-_STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]{0,63})|\[(\d+|\.\.\.)\]")
+# A fault's place is told by steps of this form only; what a caller sent may look like a place, but stands before it.
+_PATH = re.compile(r" - at `(?:key in )?\$((?:\.[a-z_]{1,64}|\[(?:\d+|\.\.\.)\])*)`$")
+_STEP = re.compile(r"\.([a-z_]{1,64})|\[(\d+|\.\.\.)\]")
 _NAME = re.compile(r"`([a-z_]{1,64})`")
 
 
@@ -112,14 +113,16 @@ def invalid_body(error: msgspec.ValidationError) -> Problematic:
         "".join(f"/{name or index}" for name, index in _STEP.findall(match[1])) if (match := _PATH.search(text)) else ""
     )
     message = _PATH.sub("", text)
-    named = _NAME.search(message)
-    member = named[1] if named is not None else None
-    if "unknown field" in message:
-        known = f"{pointer}/{member}" if member else pointer
+    # The kind of fault is told by how the sentence begins: further on it may quote what the caller sent.
+    if message.startswith("Object contains unknown field"):
+        named = _NAME.fullmatch(message.removeprefix("Object contains unknown field "))
+        known = f"{pointer}/{named[1]}" if named is not None else pointer
         return Problematic(422, "unknown_member", "there is no such member", pointer=known)
-    if "missing required field" in message:
+    if message.startswith("Object missing required field"):
+        named = _NAME.search(message)
+        member = named[1] if named is not None else ""
         return Problematic(422, "missing_member", f"the member {member} is required", pointer=pointer)
-    if message.startswith("Invalid enum value") or "Invalid value" in message:
+    if message.startswith(("Invalid enum value", "Invalid value")):
         return Problematic(
             422, "invalid_value", "the value is none of those that this member may have", pointer=pointer
         )

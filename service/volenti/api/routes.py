@@ -9,6 +9,13 @@ CHECK_BYTES = 64 * 1024
 WRITE_BYTES = 256 * 1024
 POLICY_BYTES = 512 * 1024
 
+RETRY = {
+    "Idempotency-Key": "makes a retry safe: the first answer is given again, for 7 days",
+    "Prefer": "wait=N waits at most N seconds for the signed proof of each entry and brings it along",
+}
+DEADLINE = {
+    "Volenti-Deadline-Ms": "how long the answer may take, 5 to 5000, 1000 if absent; past it the answer is deny system.deadline_exceeded"
+}
 PAGING = {"limit": "how many, at most 1,000", "cursor": "next_cursor of the page before"}
 
 
@@ -17,15 +24,15 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
     log_scope = None if public_log else "ledger:read"
     table = [
         Route("POST", "/v1/check", check.check_one, "May this be done, to this person, now?", scope="check", limit=CHECK_BYTES,
-              request=wire.CheckRequest, answer=wire.CheckAnswer, errors=(503,), hot=True),
+              request=wire.CheckRequest, answer=wire.CheckAnswer, errors=(503,), headers=DEADLINE, hot=True),
         Route("POST", "/v1/consents", consents.record_choices, "Record choices of one person", scope="consents:write", limit=WRITE_BYTES,
-              request=wire.ConsentsRequest, answer=wire.RecordedAnswer, status=201, errors=(409, 503), idempotent=True),
+              request=wire.ConsentsRequest, answer=wire.RecordedAnswer, status=201, errors=(409, 503), headers=RETRY),
         Route("POST", "/v1/offers", consents.issue_offer, "State what is about to be put before a person", scope="consents:write", limit=WRITE_BYTES,
               request=wire.OfferRequest, answer=wire.OfferAnswer, status=201, errors=(503,)),
         Route("GET", "/v1/data-subjects/{id}", data_subjects.show, "What is in force for a person", scope="consents:read",
               answer=wire.DataSubjectAnswer, errors=(404, 503)),
         Route("PATCH", "/v1/data-subjects/{id}", data_subjects.update, "Change facts about a person", scope="preferences:write", limit=WRITE_BYTES,
-              request=wire.FactsRequest, answer=wire.RecordedAnswer, errors=(404, 409, 503), idempotent=True),
+              request=wire.FactsRequest, answer=wire.RecordedAnswer, errors=(404, 409, 503), headers=RETRY),
         Route("GET", "/v1/data-subjects/{id}/history", data_subjects.show_history, "Every entry of a person", scope="consents:read",
               answer=wire.History, errors=(404, 503), query=PAGING),
         Route("POST", "/v1/data-subjects/lookup", data_subjects.lookup, "The id of the person that an identifier belongs to", scope="consents:read",

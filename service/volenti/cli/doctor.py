@@ -8,7 +8,8 @@ from collections.abc import Callable
 import rich_click as click
 
 from volenti.cli.deployment import Deployment, deployed, settings_of, where
-from volenti.errors import VolentiError
+from volenti.cli.main import NEGATIVE, UNREACHABLE
+from volenti.errors import Unavailable, VolentiError
 from volenti.flows.clock import milliseconds, wall_clock
 from volenti.flows.services import Services
 from volenti.keys.keyring import read_file
@@ -26,19 +27,24 @@ def doctor(data_dir: str | None, database_url: str | None) -> int:
     settings = settings_of(data_dir, database_url)
     with deployed(settings) as deployment:
         outcomes = [_keys(settings), _schema(deployment), *_services(deployment)]
-    for good, line in outcomes:
-        click.echo(f"{'ok  ' if good else 'FIX '} {line}")
-    return 0 if all(good for good, _ in outcomes) else 1
+    for code, line in outcomes:
+        click.echo(f"{'FIX ' if code else 'ok  '} {line}")
+    return max(code for code, _ in outcomes)
 
 
-Outcome = tuple[bool, str]
+Outcome = tuple[int, str]
+"""An exit code (0: all is well) and a line."""
 
 
 def _attempt(what: str, look: Callable[[], str]) -> Outcome:
     try:
-        return True, f"{what}: {look()}"
+        return 0, f"{what}: {look()}"
     except VolentiError as error:
-        return False, f"{what}: {error}"
+        return _code(error), f"{what}: {error}"
+
+
+def _code(error: VolentiError) -> int:
+    return UNREACHABLE if isinstance(error, Unavailable) else NEGATIVE
 
 
 def _keys(settings: Settings) -> Outcome:
@@ -63,22 +69,22 @@ def _services(deployment: Deployment) -> list[Outcome]:
             with translated("reading the heads"):
                 heads = await ledger.heads(connection)
         outcomes = [
-            (True, f"database: PostgreSQL {version}, row-level security holds, commits are durable"),
-            (skew <= SKEW_MS, f"clocks: service and database are {skew} ms apart"),
+            (0, f"database: PostgreSQL {version}, row-level security holds, commits are durable"),
+            (0 if skew <= SKEW_MS else NEGATIVE, f"clocks: service and database are {skew} ms apart"),
         ]
         stopped = [head.origin for head in heads if head.state != "active"]
         outcomes.append(
             (
-                not stopped,
+                NEGATIVE if stopped else 0,
                 f"ledgers: {len(heads)}, {sum(head.size for head in heads)} entries"
                 + "".join(f"; {origin} is stopped" for origin in stopped),
             )
         )
         if services.settings.profile == "production" and not services.settings.public_base_url.startswith("https://"):
-            outcomes.append((False, "public base URL: production needs https"))
+            outcomes.append((NEGATIVE, "public base URL: production needs https"))
         outcomes.append(
             (
-                True,
+                0,
                 "anchor and withdrawal journal: not in this version; restore no backup without reading docs/operations.md",
             )
         )
@@ -87,4 +93,4 @@ def _services(deployment: Deployment) -> list[Outcome]:
     try:
         return deployment.run(look)
     except VolentiError as error:
-        return [(False, f"database: {error}")]
+        return [(_code(error), f"database: {error}")]

@@ -73,6 +73,8 @@ def publish_file(file: Path, workspace: str, data_dir: str | None, database_url:
         _show(file, publication.findings)
         return 1
     _show(file, publication.warnings)
+    if publication.repeated:
+        click.echo("the document is in force already; nothing was published", err=True)
     click.echo(f"version {publication.version}  sha256:{publication.hash.hex()}  entry {publication.entry}")
     return 0
 

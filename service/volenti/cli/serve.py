@@ -8,15 +8,18 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import rich_click as click
 import structlog
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from volenti.api.app import Application
+from volenti.api.endpoint import Listener
 from volenti.cli.demo import seed
 from volenti.cli.deployment import Deployment, deployed, settings_of, where
 from volenti.errors import Invalid, VolentiError
@@ -29,6 +32,7 @@ from volenti.telemetry import configure
 
 GRACE_SECONDS = 10
 PROBE_SECONDS = 1.0
+BACKLOG = 2048
 
 log = structlog.get_logger()
 
@@ -60,8 +64,9 @@ def serve(
     with deployed(settings, create=True, tell=True) as deployment:
         if stands_at is not None:
             asyncio.run(stand_clock(deployment.settings, deployment.dsn, stands_at))
-        bound = _bind(settings)
-        base_url = f"http://{_shown(settings.host)}:{bound.getsockname()[1]}"
+        standing = _clock_stands(deployment)
+        bound = _bind_all(settings)
+        base_url = f"http://{_shown(settings.host)}:{_port(bound['internal'])}"
         if demo:
             click.echo(deployment.run(lambda services: seed(services, base_url)))
         else:
@@ -71,7 +76,7 @@ def serve(
         watch = threading.Thread(target=_keep_alive, args=(deployment.embedded, stop), daemon=True)
         watch.start()
         try:
-            _run(deployment, settings, bound, standing=stands_at is not None or _clock_stands(deployment))
+            _run(deployment, settings, bound, standing=standing)
         finally:
             stop.set()
             watch.join(timeout=GRACE_SECONDS)
@@ -97,16 +102,32 @@ def _standing(settings: Settings, test_clock: str | None) -> datetime | None:
     return at.astimezone(UTC)
 
 
-def _bind(settings: Settings) -> socket.socket:
+Sockets = dict[Listener, socket.socket]
+"""The bound socket of each listener; listeners without a port of their own share one."""
+
+
+def _bind_all(settings: Settings) -> Sockets:
+    main = _bind(settings, settings.port)
+    return {
+        "internal": main,
+        "admin": main if settings.admin_port is None else _bind(settings, settings.admin_port),
+        "public": main if settings.public_port is None else _bind(settings, settings.public_port),
+    }
+
+
+def _port(bound: socket.socket) -> int:
+    return int(bound.getsockname()[1])
+
+
+def _bind(settings: Settings, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((settings.host, settings.port))
+        bound.bind((settings.host, port))
     except OSError as error:
-        raise Invalid(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port"
-        ) from error
+        raise Invalid(f"cannot listen on {settings.host}:{port}: {error.strerror}; choose another port") from error
+    bound.listen(BACKLOG)  # who calls before the application is up waits a moment instead of being refused
     bound.set_inheritable(True)
     return bound
 
@@ -115,33 +136,32 @@ def _shown(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - for a person to click on
 
 
-def _run(deployment: Deployment, settings: Settings, bound: socket.socket, *, standing: bool) -> None:
+def _run(deployment: Deployment, settings: Settings, bound: Sockets, *, standing: bool) -> None:
     """Serve until SIGTERM or SIGINT: readiness off, requests in flight finish, the queue drains. Returns, so the exit code is 0."""
     options: dict[str, Any] = {
         "loop": "uvloop", "http": "httptools", "ws": "none", "lifespan": "on", "interface": "asgi3",
         "proxy_headers": False, "server_header": False, "date_header": False, "access_log": False, "log_config": None,
-        "timeout_graceful_shutdown": GRACE_SECONDS, "backlog": 2048,
+        "timeout_graceful_shutdown": GRACE_SECONDS, "backlog": BACKLOG,
     }  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after its drain; it ends here
+    sockets = list({_port(one): one for one in bound.values()}.values())
+    ports = {listener: _port(one) for listener, one in bound.items()} if len(sockets) > 1 else {}
+    log.info("serving", host=settings.host, port=_port(bound["internal"]), count=settings.workers)
     if settings.workers == 1:
-        application = Application(
-            lambda: opened(settings, deployment.dsn), public_log=settings.public_log, test_clock=standing
-        )
-        server = uvicorn.Server(uvicorn.Config(application, **options))
-        log.info("serving", host=settings.host, port=bound.getsockname()[1])
-        server.run(sockets=[bound])
+        application = _application(settings, deployment.dsn, ports, standing=standing)
+        uvicorn.Server(uvicorn.Config(application, **options)).run(sockets=sockets)
     else:
         os.environ |= {
             "VOLENTI_WORKER_DSN": deployment.dsn("volenti_app"),
             "VOLENTI_WORKER_EMBEDDED": "1" if deployment.embedded else "",
+            "VOLENTI_WORKER_PORTS": msgspec.json.encode(ports).decode(),
         }
         os.environ |= {
             f"VOLENTI_{name.upper()}": _text(value) for name, value in _members(settings) if value is not None
         }
         config = uvicorn.Config("volenti.cli.serve:worker", factory=True, workers=settings.workers, **options)
-        log.info("serving", host=settings.host, port=bound.getsockname()[1], count=settings.workers)
-        Multiprocess(config, sockets=[bound]).run()
+        Multiprocess(config, sockets=sockets).run()
     log.info("stopped")
 
 
@@ -150,13 +170,19 @@ def worker() -> Application:
     settings = load()
     configure(settings.log_level)
     given = os.environ["VOLENTI_WORKER_DSN"]
-    if os.environ["VOLENTI_WORKER_EMBEDDED"]:
-        return Application(
-            lambda: opened(settings, lambda role: given.replace("//volenti_app@", f"//{role}@")),
-            public_log=settings.public_log,
-            test_clock=False,
-        )
-    return Application(lambda: opened(settings, lambda role: given), public_log=settings.public_log, test_clock=False)
+    embedded = bool(os.environ["VOLENTI_WORKER_EMBEDDED"])
+    ports = msgspec.json.decode(os.environ["VOLENTI_WORKER_PORTS"], type=dict[Listener, int])
+
+    def dsn(role: str) -> str:
+        return given.replace("//volenti_app@", f"//{role}@") if embedded else given
+
+    return _application(settings, dsn, ports, standing=False)
+
+
+def _application(
+    settings: Settings, dsn: Callable[[str], str], ports: Mapping[Listener, int], *, standing: bool
+) -> Application:
+    return Application(lambda: opened(settings, dsn), public_log=settings.public_log, test_clock=standing, ports=ports)
 
 
 def _members(settings: Settings) -> list[tuple[str, Any]]:

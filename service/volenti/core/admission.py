@@ -293,9 +293,9 @@ def _guarded_refusal(events: tuple[ConsentEvent, ...], grant: ConsentEvent) -> C
     """
     before = tuple(event for event in events if event.occurred_at < grant.occurred_at)
     for channel in grant.channels or scopes(events):
-        standing = settle(before, channel)
-        if standing.decided_by is not None and standing.state != "granted" and not may_lift(grant, standing.decided_by):
-            return standing.decided_by
+        refusal = settle(before, channel).refusal
+        if refusal is not None and not may_lift(grant, refusal):
+            return refusal
     return None
 
 

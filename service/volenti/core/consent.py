@@ -48,10 +48,15 @@ class ConsentEvent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What the fold says for one channel: the settled state and the event that decided it (None if unknown)."""
+    """What the fold says for one channel: the settled state and the event that decided it (None if unknown).
+
+    `refusal` is the latest restriction, None where none stands. A repeated restriction changes neither the state nor
+    what decided it, but it is what a grant has to lift: a grant must be newer than every refusal, not only the first.
+    """
 
     state: Settled
     decided_by: ConsentEvent | None = None
+    refusal: ConsentEvent | None = None
 
 
 def _effect_order(event: ConsentEvent) -> tuple[int, bool]:
@@ -90,20 +95,22 @@ def settle(events: tuple[ConsentEvent, ...], channel: str | None) -> Standing:
 
 
 def _next(standing: Standing, event: ConsentEvent) -> Standing:
-    state, decided_by = standing.state, standing.decided_by
-    match event.kind:
-        case "grant":
-            if decided_by is None or state == "granted" or may_lift(event, decided_by):
-                return Standing("granted", event)
-            return standing
-        case "object":
-            return standing if state == "objected" else Standing("objected", event)
-        case "withdraw":
-            return standing if state in ("denied", "withdrawn", "objected") else Standing("withdrawn", event)
-        case "deny":
-            if state == "granted":
-                return Standing("withdrawn", event)  # an alias: what was given is taken back
-            return standing if state in ("denied", "withdrawn", "objected") else Standing("denied", event)
+    if event.kind == "grant":
+        lifted = standing.refusal is None or may_lift(event, standing.refusal)
+        return Standing("granted", event) if lifted else standing
+    state = _refused(standing.state, event.kind)
+    return Standing(state, standing.decided_by if state == standing.state else event, event)
+
+
+def _refused(state: Settled, kind: Literal["deny", "withdraw", "object"]) -> Settled:
+    """The state after a restriction: an objection outranks what stands, what stands keeps its name."""
+    if kind == "object" or state == "objected":
+        return "objected"
+    if state == "denied" or state == "withdrawn":
+        return state
+    if state == "granted":
+        return "withdrawn"  # a denial too: what was given is taken back
+    return "denied" if kind == "deny" else "withdrawn"
 
 
 def scopes(events: tuple[ConsentEvent, ...]) -> tuple[str | None, ...]:
@@ -124,7 +131,7 @@ def in_force(events: tuple[ConsentEvent, ...], event: ConsentEvent) -> ConsentEv
     else:
         if any(standing.decided_by is event or standing.decided_by == event for standing in standings):
             return None
-        against = [standing.decided_by for standing in standings]
+        against = [standing.refusal or standing.decided_by for standing in standings]
     return next((other for other in against if other is not None), None)
 
 

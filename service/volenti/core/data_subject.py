@@ -7,14 +7,14 @@ state; the append, the rebuild, an export and the tests call the same fold.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from volenti.core import consent
 from volenti.core.consent import Actor, ConsentEvent, ConsentKind
 
-STATE_VERSION = 1
+STATE_VERSION: Final = 1
 
 ENTRY_KINDS: dict[ConsentKind, str] = {
     "grant": "consent.granted",
@@ -26,7 +26,7 @@ ENTRY_KINDS: dict[ConsentKind, str] = {
 UPDATED = "data_subject.updated"
 
 
-class Identifier(msgspec.Struct, frozen=True, omit_defaults=True):
+class Identifier(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An identifier of the person, as given; `id` is the caller's own id for the person."""
 
     type: Literal["id", "email", "phone", "device", "external"]
@@ -34,14 +34,14 @@ class Identifier(msgspec.Struct, frozen=True, omit_defaults=True):
     verified_at: int | None = None
 
 
-class Act(msgspec.Struct, frozen=True, omit_defaults=True):
+class Act(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """When and how the person showed who they are: a confirmed address, an authenticated visit."""
 
     method: str
     at: int
 
 
-class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
+class Evidence(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What proves a choice beyond the caller's word. Holds no full IP address."""
 
     ip_prefix: str | None = None
@@ -51,7 +51,7 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     confirmation: Act | None = None
 
 
-class Source(msgspec.Struct, frozen=True, omit_defaults=True):
+class Source(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Where an imported row came from."""
 
     system: str
@@ -116,7 +116,7 @@ class Entry(msgspec.Struct, frozen=True):
 class DataSubjectState(msgspec.Struct, frozen=True, array_like=True):
     """What is in force. Identifiers keep the order in which they were added; consents are in effect order, by purpose."""
 
-    version: int = STATE_VERSION
+    version: Literal[1] = STATE_VERSION
     identifiers: tuple[Identifier, ...] = ()
     jurisdiction: str = ""
     time_zone: str = ""

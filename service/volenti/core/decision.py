@@ -60,6 +60,7 @@ class Situation(msgspec.Struct, frozen=True):
     restoring: bool = False
     stale: bool = False
     clock_skewed: bool = False
+    late: bool = False
 
 
 SOUND = Situation()
@@ -139,10 +140,12 @@ def _evaluate(
 
 
 def _system(policy: CompiledPolicy | None, situation: Situation) -> Iterator[str]:
-    if policy is None:
+    if policy is None and not (situation.stale or situation.late):
         yield "system.policy_unavailable"
     if situation.stale:
         yield "system.state_stale"
+    if situation.late:
+        yield "system.deadline_exceeded"
     if situation.restoring:
         yield "system.restoring"
     if situation.clock_skewed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 from uuid import UUID
 
@@ -16,6 +17,8 @@ from volenti.flows.find_data_subject import Found, find
 from volenti.flows.services import Services
 
 CLOCK_SKEW_MS = 2_000
+DEADLINE_MS = 1_000
+"""How long a check may take if its caller does not say; callers say with the header Volenti-Deadline-Ms."""
 FAR_AHEAD = 1_000_000
 """A revision this far beyond the log was never given out: the token is refused instead of waited for."""
 
@@ -43,20 +46,22 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 async def check(
-    services: Services, workspace_id: UUID, who: Identifier, question: Question, consistency: Consistency
+    services: Services,
+    workspace_id: UUID,
+    who: Identifier,
+    question: Question,
+    consistency: Consistency,
+    deadline_ms: int = DEADLINE_MS,
 ) -> Checked:
-    """Decide a question about one person. Whatever cannot be read denies; only a malformed question raises (Invalid)."""
+    """Decide a question about one person. Whatever cannot be read in time denies; only a malformed question raises (Invalid)."""
     begun = boot_seconds()
     try:
-        found = await find(services, workspace_id, (who,))
-        policy = (
-            None
-            if found.ground.policy_version is None
-            else await services.policy(workspace_id, found.ground.policy_version)
-        )
+        async with asyncio.timeout(deadline_ms / 1000):
+            found, policy = await _read(services, workspace_id, who)
+    except TimeoutError:
+        return _unread(services, question, Situation(late=True))
     except (Unavailable, NotFound, LedgerDamaged):
-        now = services.clock()
-        return Checked(evaluate(None, EMPTY, question, now, Situation(stale=True)), False, None, None, 0, 0, 0, now, 0)
+        return _unread(services, question, Situation(stale=True))
     now = services.clock()
     person = found.person
     decision = evaluate(
@@ -73,6 +78,18 @@ async def check(
         evaluated_at=now,
         staleness_ms=round((boot_seconds() - begun) * 1000),
     )
+
+
+async def _read(services: Services, workspace_id: UUID, who: Identifier) -> tuple[Found, CompiledPolicy | None]:
+    found = await find(services, workspace_id, (who,))
+    version = found.ground.policy_version
+    return found, None if version is None else await services.policy(workspace_id, version)
+
+
+def _unread(services: Services, question: Question, situation: Situation) -> Checked:
+    """The answer where nothing could be read: a deny that says why, for everybody."""
+    now = services.clock()
+    return Checked(evaluate(None, EMPTY, question, now, situation), False, None, None, 0, 0, 0, now, 0)
 
 
 def _situation(found: Found, consistency: Consistency, now: int) -> Situation:

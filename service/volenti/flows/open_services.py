@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from volenti.errors import Invalid
+from volenti.errors import Invalid, NotFound
 from volenti.flows.clock import StandingClock, milliseconds, wall_clock
 from volenti.flows.services import Services
 from volenti.keys.keyring import Keyring, read_file
@@ -26,7 +26,7 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
     Binds a database that no keys were bound to. Raises Invalid if the schema is behind, if the keys are another
     deployment's, or if the key file cannot be used; Unavailable if the database cannot be reached or is unsafe.
     """
-    keyring = read_file(settings.key_path)
+    keyring = _keys(settings)
     missing = await schema.pending(dsn("volenti_app"))
     if missing:
         raise Invalid(f"the database lacks {len(missing)} migrations, from {missing[0].name} on; run: volenti migrate")
@@ -50,6 +50,15 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
     finally:
         await appender.close()
         await database.close()
+
+
+def _keys(settings: Settings) -> Keyring:
+    try:
+        return read_file(settings.key_path)
+    except NotFound:
+        raise Invalid(
+            f"there is no key file at {settings.key_path}; name it with VOLENTI_KEY_FILE, or make one for a new database with: volenti keys init"
+        ) from None
 
 
 async def stand_clock(settings: Settings, dsn: Callable[[str], str], at: datetime) -> None:

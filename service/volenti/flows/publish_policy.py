@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import TypeAlias
 from uuid import UUID
@@ -13,7 +14,6 @@ from volenti.core.policy.document import Policy
 from volenti.core.policy.finding import Finding
 from volenti.core.policy.lint import lint, lint_succession
 from volenti.core.policy.notice import newly_published
-from volenti.errors import Conflict
 from volenti.flows.administer import Change, change
 from volenti.flows.clock import instant
 from volenti.flows.services import Services
@@ -32,6 +32,8 @@ class Published(msgspec.Struct, frozen=True):
     epoch: int
     size: int
     warnings: tuple[Finding, ...]
+    repeated: bool = False
+    """The document was in force already; nothing new was recorded."""
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -44,8 +46,8 @@ Publication: TypeAlias = Published | Rejected
 
 
 async def publish(services: Services, workspace_id: UUID, text: str) -> Publication:
-    """Publish a document as the workspace's next version. Raises Conflict if somebody published at the same moment."""
-    linted = lint(text)
+    """Publish a document as the workspace's next version; one that is in force already is not published again."""
+    linted = await asyncio.to_thread(lint, text)  # a long text takes a moment; checks go on meanwhile
     if linted.policy is None:
         return Rejected(linted.findings)
     async with change(services, workspace_id) as transaction:
@@ -62,7 +64,7 @@ async def publish(services: Services, workspace_id: UUID, text: str) -> Publicat
         if any(finding.severity == "error" for finding in findings):
             return Rejected((*linted.findings, *findings))
         if newest is not None and newest.document == document_bytes(linted.policy):
-            raise Conflict(f"the document is the same as version {newest.version}, which is in force")
+            return await _in_force(transaction, newest)
         epoch = await workspaces.epoch(transaction.connection)
         version = await insert(transaction, linted.policy, text, number=len(versions) + 1)
     return Published(
@@ -73,6 +75,16 @@ async def publish(services: Services, workspace_id: UUID, text: str) -> Publicat
         epoch,
         transaction.tree_size,
         (*linted.findings, *findings),
+    )
+
+
+async def _in_force(transaction: Change, newest: PolicyVersion) -> Published:
+    """The answer to a document that is in force already: a retry adds no version."""
+    head = await ledger.head(transaction.connection, transaction.workspace_id)
+    entry = await ledger.entry(transaction.connection, transaction.workspace_id, head.log_id, newest.entry_id)
+    epoch = await workspaces.epoch(transaction.connection)
+    return Published(
+        newest.version, newest.hash, str(newest.entry_id), entry.index, epoch, entry.index + 1, (), repeated=True
     )
 
 

@@ -15,7 +15,7 @@ from volenti.core.audit.verify import Finding
 from volenti.core.data_subject import EMPTY, DataSubjectState, decode_state, evolve
 from volenti.core.entry import commitment, decode
 from volenti.errors import Invalid, LedgerDamaged, NotFound
-from volenti.flows.clock import milliseconds
+from volenti.flows.clock import StandingClock, milliseconds
 from volenti.flows.find_data_subject import index_of
 from volenti.flows.manage_credentials import issued_payload
 from volenti.flows.record_consents import stored_entries
@@ -25,6 +25,14 @@ from volenti.keys.sealer import answer_context, holder_key_context, identifier_c
 from volenti.store import credentials, data_subjects, idempotency, ledger, workspaces
 from volenti.store.data_subjects import EntryNeighbours, Payload
 from volenti.store.database import Connection, translated
+from volenti.store.workspaces import Deployment
+
+FEED_KEPT_MS = 23 * 3_600_000
+"""Entries younger than this must stand in the change feed: it is pruned after a day, by clocks that may differ a little."""
+
+
+_NAMED_BY = {"workspace.created": "name", "credential.issued": "credential", "credential.revoked": "credential"}
+"""Which member of the payload says what an entry of the workspace itself is about."""
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -44,21 +52,35 @@ async def rebuild(services: Services, *, workspaces_only: Collection[UUID] | Non
             known = await workspaces.names(connection)
     if bound is None or bound.key_fingerprint != services.keyring.fingerprint():
         raise Invalid("the database belongs to another key file")
+    async with services.database.connection("volenti_app") as connection:
+        with translated("polling the heads"):
+            logs = {head.workspace_id for head in await ledger.heads(connection)}
     results = [
         await _Rebuild(services, workspace.workspace_id, workspace.name).run()
         for workspace in known
         if workspaces_only is None or workspace.workspace_id in workspaces_only
     ]
-    if bound.epoch != 1:
-        results.append(
-            Rebuilt(
-                "deployment",
-                0,
-                0,
-                (Finding("deployment", f"the epoch is {bound.epoch}, but no recovery is on record"),),
-            )
-        )
+    named = logs if workspaces_only is None else set(workspaces_only)
+    lost = sorted(named - {workspace.workspace_id for workspace in known})
+    findings = [Finding(f"workspace {workspace_id}", "its row is missing") for workspace_id in lost]
+    findings += _deployment(services, bound)
+    if findings:
+        results.append(Rebuilt("deployment", 0, 0, tuple(findings)))
     return results
+
+
+def _deployment(services: Services, bound: Deployment) -> list[Finding]:
+    findings = []
+    if bound.epoch != 1:
+        findings.append(Finding("deployment", f"the epoch is {bound.epoch}, but no recovery is on record"))
+    stands = bound.test_clock is not None
+    if stands != isinstance(services.clock, StandingClock):
+        findings.append(
+            Finding("deployment", f"the database's clock {'stands' if stands else 'runs'}, the service's does not")
+        )
+    if stands and services.settings.profile == "production":
+        findings.append(Finding("deployment", "the clock stands, in production"))
+    return findings
 
 
 class _Rebuild:
@@ -83,7 +105,11 @@ class _Rebuild:
                         f"workspace {self.name}", "its key does not unwrap: another key file, or the row was altered"
                     )
                     return self._result()
-                await self._each_entry(connection)
+                try:
+                    await self._each_entry(connection)
+                except NotFound:
+                    self.found("log", f"workspace {self.name} has no log, or its log has no head")
+                    return self._result()
                 expected = await self._each_holder(connection, key)
                 await self._identifiers(connection, expected)
                 await self._answers(connection, key)
@@ -120,7 +146,8 @@ class _Rebuild:
                 self.found(where, "its payload is missing")
             elif leaf.tag is None:
                 self._workspace_entry(where, entry, leaf.commitment, leaf.kind, leaf.at_ms)
-            if feed_begun and not entry.in_feed:
+            kept = feed_begun or leaf.at_ms > self.services.clock() - FEED_KEPT_MS
+            if kept and not entry.in_feed:
                 self.found(where, "it is missing in the change feed")
             if entry.in_feed and entry.feed_holder != entry.holder:
                 self.found(where, "the change feed names another holder")
@@ -135,7 +162,14 @@ class _Rebuild:
         if len(salt) != SALT_BYTES or commitment(salt, payload) != committed:
             self.found(where, "it does not commit to its payload")
             return
-        self.changes.append((kind, at, msgspec.json.decode(payload)))
+        try:
+            change = msgspec.json.decode(payload, type=dict[str, Any])
+        except msgspec.DecodeError:  # also a ValidationError: no object
+            change = {}
+        if kind in _NAMED_BY and not isinstance(change.get(_NAMED_BY[kind]), str):
+            self.found(where, "its payload cannot be read")
+            return
+        self.changes.append((kind, at, change))
 
     async def _each_holder(self, connection: Connection, workspace_key: bytes) -> dict[bytes, tuple[UUID, bytes, str]]:
         """Fold every holder's entries and compare with the state row; returns the identifiers that the states hold."""
@@ -246,14 +280,18 @@ class _Rebuild:
             self.found(f"workspace {stored.name}", "the name is not the one that it was created with")
         if await workspaces.has_settings(connection, self.workspace_id):
             self.found(f"workspace {stored.name}", "settings that no entry made")
-        issued = {
-            payload["credential"]: (at, payload) for kind, at, payload in self.changes if kind == "credential.issued"
-        }
+        issued: dict[str, dict[str, Any]] = {}
+        macs: set[object] = set()
+        for kind, _, payload in self.changes:
+            if kind == "credential.issued":
+                if payload["credential"] in issued or payload.get("mac") in macs:
+                    self.found(f"credential {payload['credential']}", "it was issued twice, under its id or its secret")
+                issued.setdefault(payload["credential"], payload)
+                macs.add(payload.get("mac"))
         revoked = {payload["credential"]: at for kind, at, payload in self.changes if kind == "credential.revoked"}
         for credential, mac in await credentials.of_workspace(connection, self.workspace_id):
             name = str(credential.credential_id)
-            _, payload = issued.pop(name, (None, None))
-            if payload != issued_payload(credential, mac):
+            if issued.pop(name, None) != issued_payload(credential, mac):
                 self.found(f"credential {name}", "the row is not what was issued")
             at = None if credential.revoked_at is None else milliseconds(credential.revoked_at)
             if at != revoked.get(name):

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
-import msgspec
-
 from volenti.core.audit.verify import Finding, KeyPeriod, LogCheck, Report, check_files, read_checkpoints
 from volenti.core.entry import Leaf, decode
 from volenti.core.ledger import checkpoint, note, tile
+from volenti.core.ledger.merkle import EMPTY_ROOT, TreeSize
 from volenti.core.ledger.note import VerifierKey
 from volenti.core.policy.canonical import document_bytes, parse_document
 from volenti.core.policy.lint import lint
@@ -21,7 +20,7 @@ from volenti.flows.clock import milliseconds
 from volenti.flows.services import Services
 from volenti.store import ledger, policies
 from volenti.store.database import Connection, Database, translated
-from volenti.store.ledger import Head
+from volenti.store.ledger import Head, NoticeRow
 
 Progress = Callable[[int, int], None]
 """Called with entries done and entries in all."""
@@ -43,6 +42,9 @@ async def verify(
         if workspaces is None or head.workspace_id in workspaces:
             key = note.parse_vkey(services.signer.vkey(head.origin))
             reports.append(await _verify_log(services.database, head, key, progress))
+    for workspace_id in set(workspaces or ()) - {head.workspace_id for head in heads}:
+        lost = Finding("log", f"workspace {workspace_id} has no log, or its log has no head")
+        reports.append(Report(f"workspace {workspace_id}", TreeSize(0), EMPTY_ROOT, (lost,), TreeSize(0)))
     return reports
 
 
@@ -59,13 +61,11 @@ async def _verify_log(database: Database, head: Head, key: VerifierKey, progress
                 check.findings.append(Finding("log", f"the log is {head.state}"))
             tiles = await ledger.tiles(connection, head.workspace_id, head.log_id)
             published: list[tuple[str, Leaf]] = []
+            expected = 0
             async for entry in ledger.all_entries(connection, head.workspace_id, head.log_id):
-                if entry.index != check.size:
-                    check.findings.append(
-                        Finding(
-                            f"entry {entry.index}", f"the entry before it is missing: index {check.size} was expected"
-                        )
-                    )
+                if entry.index != expected:
+                    check.findings.append(_gap(expected, entry.index))
+                expected = entry.index + 1
                 for full in check.add(entry.leaf, entry.leaf_hash):
                     root, hashes = tiles.pop((full.level, full.index), (b"", None))
                     check.compare(full.tile, full.hashes, hashes)
@@ -84,13 +84,25 @@ async def _verify_log(database: Database, head: Head, key: VerifierKey, progress
                 if entry.index % 10_000 == 0:
                     progress(entry.index, head.size)
             progress(head.size, head.size)
+            if expected < head.size:
+                check.findings.append(_gap(expected, head.size))
             check.compare_head(head.size, head.root, await ledger.frontier(connection, head.workspace_id, head.log_id))
             check.findings += [
                 Finding(tile.Tile(level, index).path, "a tile that the log does not have")
                 for level, index in sorted(tiles)
             ]
+            for table, count in (await ledger.orphans(connection, head.workspace_id)).items():
+                check.findings.append(Finding(table, f"{count} rows are of a log that the workspace does not have"))
             check.findings += [finding async for finding in _policies(connection, head.workspace_id, published)]
     return check.report()
+
+
+def _gap(expected: int, found: int) -> Finding:
+    """What stands between an entry and the next one, or the end, where they should be adjacent."""
+    if found < expected:
+        return Finding(f"entry {found}", "no entry has this index")
+    others = found - expected - 1
+    return Finding(f"entry {expected}", "it is missing" if not others else f"it and the next {others} are missing")
 
 
 async def _head(connection: Connection, polled: Head) -> Head:
@@ -104,12 +116,16 @@ async def _head(connection: Connection, polled: Head) -> Head:
 
 
 def _compare_checkpoint(check: LogCheck, row: ledger.StoredCheckpoint) -> None:
+    where = f"checkpoint of size {row.size}"
     try:
         head = checkpoint.parse(note.parse(row.note).text)
-    except VerificationError:
-        return  # reported by read_checkpoints
-    if (head.size, head.root) != (row.size, row.root):
-        check.findings.append(Finding(f"checkpoint of size {row.size}", "the row is not what its note signs"))
+    except VerificationError as error:
+        check.findings.append(Finding(where, f"its note cannot be read: {error}"))
+        return
+    if head.size != row.size:
+        check.findings.append(Finding(f"checkpoint of size {head.size}", f"its row says that its size is {row.size}"))
+    if head.root != row.root:
+        check.findings.append(Finding(where, "the root in its row is not the one that its note signs"))
 
 
 def _leaf(encoded: bytes) -> Leaf | None:
@@ -125,6 +141,7 @@ async def _policies(
     """Compare the stored policies and notices with the entries that published them, in their order."""
     versions = await policies.versions(connection, workspace_id)
     known: list[PublishedNotice] = []
+    expected: dict[tuple[str, int], NoticeRow] = {}
     for number, (entry_id, leaf) in enumerate(published, 1):
         where = f"policy version {number}"
         row = next((version for version in versions if version.version == number), None)
@@ -141,22 +158,27 @@ async def _policies(
             yield Finding(where, str(error))
             continue
         linted = lint(row.source).policy
-        if linted is not None and document_bytes(linted) != row.document:
+        if linted is None or document_bytes(linted) != row.document:
             yield Finding(where, "the source text says something else than the document")
-        known += [
-            msgspec.structs.replace(notice, published_at=row.published_at)
-            for notice in newly_published(policy.notices, known)
-        ]
-    yield_extra = [version.version for version in versions if not 1 <= version.version <= len(published)]
-    for extra in yield_extra:
+        fresh = newly_published(policy.notices, known)
+        expected |= {
+            (notice.notice, notice.version): NoticeRow(
+                notice.notice, notice.version, notice.change, notice.hash, number, row.published_at
+            )
+            for notice in fresh
+        }
+        known += fresh
+    for extra in (version.version for version in versions if not 1 <= version.version <= len(published)):
         yield Finding(f"policy version {extra}", "no entry published it")
-    stored = await policies.notices(connection, workspace_id, up_to=2**31 - 1)
-    by_name = {(notice.notice, notice.version): notice for notice in stored}
-    for notice in known:
-        if by_name.pop((notice.notice, notice.version), None) != notice:
-            yield Finding(f"notice {notice.notice}@{notice.version}", "the row is missing or not what was published")
-    for name, version in by_name:
-        yield Finding(f"notice {name}@{version}", "no policy published it")
+    stored = {(row.notice, row.version): row for row in await ledger.notice_rows(connection, workspace_id)}
+    for name, number in sorted(expected.keys() | stored.keys()):
+        where = f"notice {name}@{number}"
+        if (name, number) not in expected:
+            yield Finding(where, "no policy published it")
+        elif (name, number) not in stored:
+            yield Finding(where, "it was published and its row is missing")
+        elif stored[name, number] != expected[name, number]:
+            yield Finding(where, "the row is not what was published")
 
 
 def verify_folder(folder: Path, key: VerifierKey) -> Report:

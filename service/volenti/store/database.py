@@ -61,7 +61,7 @@ def translated(doing: str) -> Iterator[None]:
         raise Unavailable(f"{doing}: the database is busy ({type(error).__name__})") from error
     except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
         raise Invalid(
-            f"{doing}: the database role lacks a right, or the schema is not there; run: volenti migrate"
+            f"{doing}: the database login lacks a right (log in as volenti_service), or the schema is not there (run: volenti migrate)"
         ) from error
     except asyncpg.ObjectNotInPrerequisiteStateError as error:
         raise Unavailable(f"{doing}: the ledger does not accept entries at the moment") from error

@@ -336,6 +336,39 @@ async def known_ids(connection: Connection, workspace_id: UUID, log_id: int, ids
     return {row[0] for row in rows}
 
 
+async def orphans(connection: Connection, workspace_id: UUID) -> dict[str, int]:
+    """How many rows, by table, are of a log that the workspace does not have."""
+    counts = {
+        table: await connection.fetchval(
+            f"SELECT count(*) FROM {table} r WHERE r.workspace_id = $1 AND NOT EXISTS (SELECT FROM ledger_log l"
+            " WHERE l.workspace_id = $1 AND l.log_id = r.log_id)",
+            workspace_id,
+        )
+        for table in ("ledger_head", "ledger_entry", "ledger_tile", "ledger_checkpoint")
+    }
+    return {table: count for table, count in counts.items() if count}
+
+
+class NoticeRow(msgspec.Struct, frozen=True):
+    """A published notice version as it is stored, whatever its columns hold."""
+
+    notice: str
+    version: int
+    change: str
+    hash: bytes
+    policy_version: int
+    published_at: datetime
+
+
+async def notice_rows(connection: Connection, workspace_id: UUID) -> list[NoticeRow]:
+    """Every stored notice version."""
+    rows = await connection.fetch(
+        "SELECT notice, version, change, hash, policy_version, published_at FROM notice_version WHERE workspace_id = $1",
+        workspace_id,
+    )
+    return [NoticeRow(*row) for row in rows]
+
+
 async def ids_at(connection: Connection, workspace_id: UUID, log_id: int, indexes: Collection[int]) -> dict[int, UUID]:
     """The entry ids at some indexes."""
     rows: list[Any] = await connection.fetch(

@@ -96,7 +96,7 @@ async def migrate(dsn: str, *, report: Callable[[str], None], seconds: float = 6
                 await connection.execute(
                     "CREATE TABLE IF NOT EXISTS schema_migration (number int PRIMARY KEY, name text NOT NULL, sha256 text NOT NULL,"
                     " applied_at timestamptz NOT NULL, duration_ms int NOT NULL);"
-                    "GRANT SELECT ON schema_migration TO volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser, volenti_migrate"
+                    "GRANT SELECT ON schema_migration TO volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser, volenti_service, volenti_migrate"
                 )
                 todo = _pending(await _applied(connection))
                 for migration in todo:

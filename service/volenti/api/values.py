@@ -1,0 +1,60 @@
+"""What a member's type cannot say: values that need a look before a flow takes them. Raises 422 problems with a pointer."""
+
+from __future__ import annotations
+
+import unicodedata
+import zoneinfo
+from datetime import UTC, datetime
+from typing import overload
+
+from volenti.api import wire
+from volenti.api.problems import Problematic
+from volenti.core.data_subject import Identifier
+from volenti.core.identifier import match_key
+from volenti.errors import Invalid
+from volenti.flows.clock import milliseconds
+
+
+@overload
+def composed(text: str) -> str: ...
+@overload
+def composed(text: None) -> None: ...
+def composed(text: str | None) -> str | None:
+    """Free text in NFC, the form in which it is hashed; None stays None."""
+    return None if text is None else unicodedata.normalize("NFC", text)
+
+
+def identifier(given: wire.Identifier | wire.VerifiedIdentifier, pointer: str) -> Identifier:
+    """An identifier that can be looked up."""
+    value = composed(given.value)
+    try:
+        match_key(given.type, value)
+    except Invalid as error:
+        raise Problematic(422, "invalid_value", str(error), pointer=f"{pointer}/value") from None
+    verified = given.verified_at if isinstance(given, wire.VerifiedIdentifier) else None
+    return Identifier(given.type, value, optional_instant(verified, f"{pointer}/verified_at"))
+
+
+def instant(given: datetime, pointer: str) -> int:
+    """An instant that lies, in UTC, between the years 1 and 9999, so that it can be written again."""
+    try:
+        return milliseconds(given.astimezone(UTC))
+    except OverflowError:
+        raise Problematic(
+            422, "invalid_value", "the instant is before the year 1 or after 9999 in UTC", pointer=pointer
+        ) from None
+
+
+def optional_instant(given: datetime | None, pointer: str) -> int | None:
+    """The same of a member that may be absent."""
+    return None if given is None else instant(given, pointer)
+
+
+def zone(name: str | None, pointer: str) -> str | None:
+    """An IANA time zone of the data that we ship; None stays None."""
+    if name is not None:
+        try:
+            zoneinfo.ZoneInfo(name)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            raise Problematic(422, "invalid_value", "there is no such time zone", pointer=pointer) from None
+    return name
