@@ -28,4 +28,4 @@ GRANT volenti_lookup TO volenti_owner;
 GRANT volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser TO volenti_service;
 CREATE SCHEMA IF NOT EXISTS volenti AUTHORIZATION volenti_owner;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
-GRANT USAGE ON SCHEMA volenti TO volenti_lookup, volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser, volenti_migrate;
+GRANT USAGE ON SCHEMA volenti TO volenti_lookup, volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser, volenti_migrate, volenti_service;

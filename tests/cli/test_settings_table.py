@@ -38,23 +38,18 @@ def _row(field: inspect.Field) -> str:
     while isinstance(kind, inspect.Metadata):
         description = (kind.extra_json_schema or {}).get("description", description)
         kind = kind.type
-    description = description or _described(kind)
     assert description, f"the setting {field.name} has no description"
     if isinstance(kind, inspect.LiteralType):
         description += f" ({' or '.join(f'`{value}`' for value in sorted(kind.values, key=str))})"
     cells = (f"`{field.name}`", f"`{PREFIX}{field.name.upper()}`", _default(field.default), description)
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    return f"| {' | '.join(_cell(text) for text in cells)} |"
 
 
-def _described(kind: inspect.Type) -> str:
-    """A description that stands on the members of a union."""
-    if isinstance(kind, inspect.UnionType):
-        found = (one.extra_json_schema for one in kind.types if isinstance(one, inspect.Metadata))
-        return str(next((schema["description"] for schema in found if schema), ""))
-    return ""
+def _cell(text: str) -> str:
+    return text.replace("|", "&#124;").replace("<", "&lt;")
 
 
 def _default(value: Any) -> str:
     if value is None:
-        return "none"
+        return "–"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -115,8 +115,7 @@ class Application:
             path = {name: str(value) for name, value in request.path_params.items()}
             query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
             status, headers, body = await respond(route, self._running(), _headers(scope), path, query, request.receive)
-            media = headers.pop("content-type")
-            return Response(body, status_code=status, headers=headers, media_type=media)
+            return _reply(status, headers, body)
 
         path = re.sub(r"\{(\w+)\}", r"{\1:str}", route.path)
         return HTTPRouteHandler(
@@ -136,9 +135,12 @@ def _headers(scope: Scope) -> Mapping[str, str]:
 
 
 def _response(problem: Problematic, **headers: str) -> Response[bytes]:
-    given = headers_of(problem)
-    media = given.pop("content-type")
-    return Response(body_of(problem), status_code=problem.status, headers={**given, **headers}, media_type=media)
+    return _reply(problem.status, {**headers_of(problem), **headers}, body_of(problem))
+
+
+def _reply(status: int, headers: dict[str, str], body: bytes) -> Response[bytes]:
+    media = headers.pop("content-type")  # the framework itself adds the charset to a text
+    return Response(body, status_code=status, headers=headers, media_type=media.removesuffix("; charset=utf-8"))
 
 
 def _framework_problem(_: Any, error: HTTPException) -> Response[bytes]:

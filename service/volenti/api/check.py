@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from volenti.api.endpoint import Call, Reply
+from volenti.api.endpoint import Call, Context, Reply
 from volenti.api.problems import Problematic, not_implemented
+from volenti.api.values import identifier
 from volenti.api.wire import (
     CheckAnswer,
     CheckData,
@@ -21,11 +22,13 @@ from volenti.api.wire import (
 )
 from volenti.core import data_subject as core
 from volenti.core.data_subject import ENTRY_KINDS
-from volenti.core.decision import Deny, Given, Permit, Question, remedies
+from volenti.core.decision import Deny, Given, Permit, Question, Situation, remedies
 from volenti.core.policy.document import Action
-from volenti.flows.check_policy import DEADLINE_MS, Checked, Consistency, check
+from volenti.errors import Invalid
+from volenti.flows.check_policy import DEADLINE_MS, Checked, Consistency, check, unread
 from volenti.flows.clock import rfc3339
 from volenti.flows.record_consents import parse_revision_token, revision_token
+from volenti.flows.services import Services
 
 
 async def check_one(call: Call) -> Reply:
@@ -33,15 +36,25 @@ async def check_one(call: Call) -> Reply:
     asked: CheckRequest = call.body
     _refuse_unimplemented(asked)
     _authorise(call, asked)
-    checked = await check(
-        call.services,
-        call.workspace_id,
-        reference(asked.data_subject),
-        _question(asked),
-        _consistency(asked),
-        _deadline(call),
+    who, consistency = reference(asked.data_subject), _consistency(asked)
+    try:
+        checked = await check(call.services, call.workspace_id, who, _question(asked), consistency, _deadline(call))
+    except Invalid as error:
+        if consistency.mode != "at_least":
+            raise
+        raise Problematic(422, "revision", str(error), pointer="/consistency/revision") from None
+    evidence = "evidence" in asked.include
+    return _reply(
+        _answer(call.services, checked, purpose=asked.purpose, given_id=asked.data_subject.id, evidence=evidence)
     )
-    answer = _answer(asked, checked, f"dec_{call.services.new_id()}")
+
+
+def unreadable(context: Context) -> Reply:
+    """The answer while the database cannot even tell who asks: deny, and nothing else is said."""
+    return _reply(_answer(context.services, unread(context.services, Situation(stale=True))))
+
+
+def _reply(answer: CheckAnswer) -> Reply:
     return Reply(answer) if answer.determinate else Reply(answer, status=503, headers={"retry-after": "1"})
 
 
@@ -64,7 +77,7 @@ def reference(given: DataSubjectReference, pointer: str = "/data_subject") -> co
     if given.id is not None:
         return core.Identifier("id", given.id)
     assert given.identifier is not None
-    return core.Identifier(given.identifier.type, given.identifier.value)
+    return identifier(given.identifier, f"{pointer}/identifier")
 
 
 def _authorise(call: Call, asked: CheckRequest) -> None:
@@ -121,12 +134,14 @@ def _consistency(asked: CheckRequest) -> Consistency:
     return Consistency("at_least", *token)
 
 
-def _answer(asked: CheckRequest, checked: Checked, decision_id: str) -> CheckAnswer:
+def _answer(
+    services: Services, checked: Checked, *, purpose: str = "", given_id: str | None = None, evidence: bool = False
+) -> CheckAnswer:
     decision = checked.decision
     reasons = decision.reasons
     notice = (
-        checked.policy.purposes[asked.purpose].notice
-        if checked.policy is not None and asked.purpose in checked.policy.purposes
+        checked.policy.purposes[purpose].notice
+        if checked.policy is not None and purpose in checked.policy.purposes
         else None
     )
     retry = [given.retry_at for given in reasons if given.retry_at is not None]
@@ -144,7 +159,7 @@ def _answer(asked: CheckRequest, checked: Checked, decision_id: str) -> CheckAns
             )
             for given in reasons
         ),
-        remedies=tuple(_remedy(remedy) for remedy in remedies(decision, notice, asked.purpose)),
+        remedies=tuple(_remedy(remedy) for remedy in remedies(decision, notice, purpose)),
         alternatives=(),
         obligations=tuple(
             CheckObligation(
@@ -153,10 +168,8 @@ def _answer(asked: CheckRequest, checked: Checked, decision_id: str) -> CheckAns
             for number, obligation in enumerate(decision.obligations if isinstance(decision, Permit) else (), 1)
         ),
         advice=(),
-        evidence=tuple(_evidence(given) for given in reasons if given.event is not None)
-        if "evidence" in asked.include
-        else (),
-        data_subject=CheckedDataSubject(id=asked.data_subject.id or checked.caller_id, known=checked.known),
+        evidence=tuple(_evidence(given) for given in reasons if given.event is not None) if evidence else (),
+        data_subject=CheckedDataSubject(id=given_id or checked.caller_id, known=checked.known),
         not_before=None,
         retry_at=rfc3339(min(retry)) if retry and isinstance(decision, Deny) else None,
         valid_until=rfc3339(decision.valid_until),
@@ -168,7 +181,7 @@ def _answer(asked: CheckRequest, checked: Checked, decision_id: str) -> CheckAns
         access_request=None,
         reservation=None,
         permit=None,
-        decision_id=decision_id,
+        decision_id=f"dec_{services.new_id()}",
         evaluated_at=rfc3339(checked.evaluated_at),
     )
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-import unicodedata
-from typing import Any, assert_never
+import re
+from collections.abc import Sequence
+from typing import assert_never
 
 import msgspec
 
 from volenti.api import wire
 from volenti.api.endpoint import Call, Reply, idempotency_key
 from volenti.api.problems import Problematic, not_implemented, refused
+from volenti.api.values import composed, identifier, instant, optional_instant, zone
 from volenti.core.admission import Choice, Command, Facts, Refusal, ShownOffer
 from volenti.core.data_subject import Act, Evidence, Identifier
-from volenti.flows.clock import milliseconds, rfc3339
+from volenti.flows.clock import rfc3339
 from volenti.flows.issue_offer import OfferIssued, OfferRejected, issue, present
 from volenti.flows.prove_entry import prove
 from volenti.flows.record_consents import (
@@ -48,10 +50,10 @@ async def record_choices(call: Call) -> Reply:
     command = Command(
         actor=asked.actor.type,
         component=call.caller.component,
-        choices=tuple(_choice(event) for event in asked.events),
+        choices=tuple(_choice(event, f"/events/{position}") for position, event in enumerate(asked.events)),
         facts=Facts(
             jurisdiction=asked.data_subject.jurisdiction,
-            time_zone=asked.data_subject.time_zone,
+            time_zone=zone(asked.data_subject.time_zone, "/data_subject/time_zone"),
             locale=asked.data_subject.locale,
         ),
         method=asked.method,
@@ -62,12 +64,16 @@ async def record_choices(call: Call) -> Reply:
     recording = await record(
         call.services, call.workspace_id, command, who(asked.data_subject), retry_of(call, "POST /v1/consents")
     )
-    return await recorded(call, recording, status=201, first_identifier=0 if asked.data_subject.id is None else 1)
+    pointers = [] if asked.data_subject.id is None else ["/data_subject/id"]
+    pointers += [f"/data_subject/identifiers/{position}" for position in range(len(asked.data_subject.identifiers))]
+    return await recorded(call, recording, status=201, pointers=pointers)
 
 
 def who(given: wire.DataSubject) -> tuple[Identifier, ...]:
     """The identifiers of a write, the caller's id first. Raises a 422 problem if there are none."""
-    identifiers = tuple(stated(identifier) for identifier in given.identifiers)
+    identifiers = tuple(
+        identifier(one, f"/data_subject/identifiers/{position}") for position, one in enumerate(given.identifiers)
+    )
     if given.id is not None:
         return (Identifier("id", given.id), *identifiers)
     if not identifiers:
@@ -77,24 +83,14 @@ def who(given: wire.DataSubject) -> tuple[Identifier, ...]:
     return identifiers
 
 
-def stated(identifier: wire.VerifiedIdentifier) -> Identifier:
-    verified = None if identifier.verified_at is None else milliseconds(identifier.verified_at)
-    return Identifier(identifier.type, composed(identifier.value), verified)
-
-
-def composed(text: Any) -> Any:
-    """Free text in NFC, the form in which it is hashed; None stays None."""
-    return None if text is None else unicodedata.normalize("NFC", text)
-
-
 def retry_of(call: Call, request: str) -> Retry | None:
     """What makes this call safe to repeat, if its caller gave a key. The fingerprint is over the decoded body, not its bytes."""
     key = idempotency_key(call.headers)
     return None if key is None else Retry(call.caller.credential_id, key, request, _canonical.encode(call.body))
 
 
-async def recorded(call: Call, recording: Recording, *, status: int, first_identifier: int) -> Reply:
-    """The answer to a write."""
+async def recorded(call: Call, recording: Recording, *, status: int, pointers: Sequence[str]) -> Reply:
+    """The answer to a write; `pointers` name the members that its identifiers came from."""
     match recording:
         case Recorded():
             return await _success(call, recording, status)
@@ -103,13 +99,8 @@ async def recorded(call: Call, recording: Recording, *, status: int, first_ident
         case KeyMisused():
             raise Problematic(422, "idempotency_key_reused", "this Idempotency-Key was used for another request")
         case IdentifierTaken(position=position):
-            pointer = (
-                "/data_subject/id"
-                if position < first_identifier
-                else f"/data_subject/identifiers/{position - first_identifier}"
-            )
             raise Problematic(
-                409, "identifier_taken", "the identifier belongs to another data subject", pointer=pointer
+                409, "identifier_taken", "the identifier belongs to another data subject", pointer=pointers[position]
             )
         case _:
             assert_never(recording)
@@ -135,14 +126,13 @@ async def _success(call: Call, done: Recorded, status: int) -> Reply:
 
 async def _proofs(call: Call, done: Recorded) -> dict[str, str]:
     """The signed proofs that `Prefer: wait=N` asked for; without them the answer names a durable index, not a proof."""
-    preference = call.headers.get("prefer", "")
-    seconds = preference.removeprefix("wait=").strip()
-    if not preference.startswith("wait=") or not seconds.isdigit():
+    preferred = re.fullmatch(r"wait=([0-9]{1,9})", call.headers.get("prefer", "").strip())
+    if preferred is None:
         return {}
     proofs = {}
     for position, entry in enumerate(done.entries):
         proven = await prove(
-            call.services, call.workspace_id, done.first_index + position, wait_seconds=min(int(seconds), 10)
+            call.services, call.workspace_id, done.first_index + position, wait_seconds=min(int(preferred[1]), 10)
         )
         proofs[entry.entry] = proven.text
     return proofs
@@ -159,7 +149,7 @@ def _refuse_unimplemented(asked: wire.ConsentsRequest) -> None:
                 raise not_implemented(f"/events/{position}/{name}")
 
 
-def _choice(event: wire.ConsentChoice) -> Choice:
+def _choice(event: wire.ConsentChoice, pointer: str) -> Choice:
     assert event.kind in IMPLEMENTED_KINDS
     return Choice(
         kind=event.kind,  # type: ignore[arg-type]  # narrowed by _refuse_unimplemented
@@ -167,9 +157,9 @@ def _choice(event: wire.ConsentChoice) -> Choice:
         channels=tuple(str(channel) for channel in event.channels),
         notice=event.notice,
         language=event.language,
-        claimed_at=None if event.occurred_at is None else milliseconds(event.occurred_at),
-        valid_from=None if event.valid_from is None else milliseconds(event.valid_from),
-        valid_until=None if event.valid_until is None else milliseconds(event.valid_until),
+        claimed_at=optional_instant(event.occurred_at, f"{pointer}/occurred_at"),
+        valid_from=optional_instant(event.valid_from, f"{pointer}/valid_from"),
+        valid_until=optional_instant(event.valid_until, f"{pointer}/valid_until"),
     )
 
 
@@ -194,13 +184,13 @@ def _evidence(given: wire.Evidence | None, offer: ShownOffer | None) -> Evidence
         ip_prefix=None if given.ip is None else _prefix(given.ip),
         user_agent=composed(given.user_agent),
         offer=None if offer is None else offer.id,
-        authentication=None
-        if given.authentication is None
-        else Act(given.authentication.method, milliseconds(given.authentication.at)),
-        confirmation=None
-        if given.confirmation is None
-        else Act(given.confirmation.method, milliseconds(given.confirmation.at)),
+        authentication=_act(given.authentication, "/evidence/authentication"),
+        confirmation=_act(given.confirmation, "/evidence/confirmation"),
     )
+
+
+def _act(given: wire.Act | None, pointer: str) -> Act | None:
+    return None if given is None else Act(given.method, instant(given.at, f"{pointer}/at"))
 
 
 def _prefix(ip: str) -> str:
@@ -217,6 +207,8 @@ async def issue_offer(call: Call) -> Reply:
     asked: wire.OfferRequest = call.body
     if asked.data_subject is not None:
         raise not_implemented("/data_subject")
+    if call.caller.purposes is not None and not call.caller.purposes.issuperset(asked.purposes):
+        raise Problematic(403, "out_of_scope", "the credential does not cover this purpose")
     issued = await issue(
         call.services,
         call.workspace_id,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import zoneinfo
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
 from volenti.api import wire
-from volenti.api.consents import composed, recorded, retry_of, stated
+from volenti.api.consents import recorded, retry_of
 from volenti.api.endpoint import Call, Reply
 from volenti.api.problems import Problematic, not_implemented
+from volenti.api.values import composed, identifier, zone
 from volenti.core.admission import Command, Facts
 from volenti.core.consent import ConsentEvent
 from volenti.core.data_subject import ConsentRecorded, DataSubjectUpdated, Identifier
@@ -56,9 +56,7 @@ async def show_history(call: Call) -> Reply:
 async def lookup(call: Call) -> Reply:
     """The id of the person that an identifier belongs to; null if nobody is known by it."""
     asked: wire.Lookup = call.body
-    found = await find(
-        call.services, call.workspace_id, (Identifier(asked.identifier.type, composed(asked.identifier.value)),)
-    )
+    found = await find(call.services, call.workspace_id, (identifier(asked.identifier, "/identifier"),))
     if found.person is None:
         raise NotFound("nobody is known by this identifier")
     return Reply(wire.LookupAnswer(id=found.person.state.caller_id()))
@@ -68,15 +66,20 @@ async def update(call: Call) -> Reply:
     """Change facts about a person: identifiers and their verification, jurisdiction, time zone, locale."""
     asked: wire.FactsRequest = call.body
     for name in ("birth_date", "guardian", "push_permission", "relations"):
-        if getattr(asked, name):
+        if getattr(asked, name) not in (None, ()):
             raise not_implemented(f"/{name}")
-    if isinstance(asked.time_zone, str):
-        known_zone(asked.time_zone, "/time_zone")
-    await named(call.services, call.workspace_id, call.path["id"])
+    time_zone = asked.time_zone if asked.time_zone is UNSET else zone(asked.time_zone, "/time_zone")
+    identifiers = (
+        Identifier("id", call.path["id"]),
+        *(identifier(one, f"/identifiers/add/{position}") for position, one in enumerate(asked.identifiers.add)),
+    )
     facts = Facts(
-        removed=tuple(Identifier(gone.type, composed(gone.value)) for gone in asked.identifiers.remove),
+        removed=tuple(
+            identifier(gone, f"/identifiers/remove/{position}")
+            for position, gone in enumerate(asked.identifiers.remove)
+        ),
         jurisdiction=_stated(asked.jurisdiction),
-        time_zone=_stated(asked.time_zone),
+        time_zone=_stated(time_zone),
         locale=_stated(asked.locale),
     )
     command = Command(
@@ -86,7 +89,7 @@ async def update(call: Call) -> Reply:
         method=asked.method,
         surface=composed(asked.surface),
     )
-    identifiers = (Identifier("id", call.path["id"]), *(stated(identifier) for identifier in asked.identifiers.add))
+    await named(call.services, call.workspace_id, call.path["id"])
     recording = await record(
         call.services,
         call.workspace_id,
@@ -94,15 +97,8 @@ async def update(call: Call) -> Reply:
         identifiers,
         retry_of(call, f"PATCH /v1/data-subjects/{call.path['id']}"),
     )
-    return await recorded(call, recording, status=200, first_identifier=1)
-
-
-def known_zone(name: str, pointer: str) -> None:
-    """Raise a 422 problem unless the IANA zone exists in the time-zone data that we ship."""
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise Problematic(422, "invalid_value", "there is no such time zone", pointer=pointer) from None
+    pointers = ["", *(f"/identifiers/add/{position}" for position in range(len(asked.identifiers.add)))]
+    return await recorded(call, recording, status=200, pointers=pointers)
 
 
 def _refuse_time(call: Call) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from volenti.api.problems import Problematic, body_of, headers_of, invalid_body, problem_of
+from volenti.errors import Unavailable
 from volenti.flows.clock import boot_seconds
 from volenti.flows.manage_credentials import Authenticator
 from volenti.flows.services import Services
@@ -119,6 +120,8 @@ class Route:
     errors: tuple[int, ...] = ()
     """Statuses beyond those that every route of its kind has."""
     query: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Callable[[Context], Reply] | None = None
+    """What the route answers where the database cannot even tell who calls; None: a 503 problem."""
     hot: bool = False
     """Served by the dispatcher in front of the framework."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -140,18 +143,16 @@ async def respond(
     begun = boot_seconds()
     caller = NOBODY
     try:
-        caller = await _authorised(route, context, headers)
+        try:
+            caller = await _authorised(route, context, headers)
+        except Unavailable:
+            if route.unreadable is None:
+                raise
+            return _sent(route.unreadable(context))
         raw = await _read(receive, route.limit, headers) if route.limit else b""
         body = _decode(route, raw, headers)
         reply = await route.handler(Call(context, caller, body, path, query, headers, raw))
-        content = (
-            reply.body
-            if isinstance(reply.body, bytes)
-            else reply.body.encode()
-            if isinstance(reply.body, str)
-            else _encode(reply.body)
-        )
-        status, answered = reply.status, {"content-type": reply.media, "cache-control": "no-store", **reply.headers}
+        status, answered, content = _sent(reply)
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the caller gets a problem document
         problem = problem_of(error)
         if problem.status >= 500:
@@ -169,6 +170,12 @@ async def respond(
         component=caller.component or None,
     )  # fmt: skip
     return status, answered, content
+
+
+def _sent(reply: Reply) -> tuple[int, dict[str, str], bytes]:
+    body = reply.body
+    content = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else _encode(body)
+    return reply.status, {"content-type": reply.media, "cache-control": "no-store", **reply.headers}, content
 
 
 async def _authorised(route: Route, context: Context, headers: Mapping[str, str]) -> Caller:
@@ -256,7 +263,7 @@ def decode_json(raw: bytes, type: Any) -> Any:  # noqa: A002
         return decoded
     except msgspec.ValidationError as error:
         raise invalid_body(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise Problematic(400, "malformed_json", "the body is not JSON in UTF-8") from None
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from volenti.api import wire
 from volenti.api.endpoint import Call, Reply
 from volenti.api.problems import Problematic
+from volenti.api.values import instant
 from volenti.errors import VolentiError
-from volenti.flows.clock import StandingClock, instant, milliseconds, rfc3339
+from volenti.flows import clock as time
+from volenti.flows.clock import StandingClock, rfc3339
 from volenti.store import workspaces
 from volenti.store.database import translated
 
@@ -35,10 +37,10 @@ async def move_clock(call: Call) -> Reply:
     if not isinstance(clock, StandingClock):
         raise Problematic(404, "not_found", "this service runs on the wall clock")
     asked: wire.TestClock = call.body
-    now = milliseconds(asked.now)
+    now = instant(asked.now, "/now")
     async with call.services.database.connection("volenti_admin") as connection:
         with translated("moving the test clock"):
-            moved = await workspaces.set_test_clock(connection, instant(now))
+            moved = await workspaces.set_test_clock(connection, time.instant(now))
     if not moved:
         raise Problematic(409, "clock_behind", "the clock stands later already; it only moves forward", pointer="/now")
     clock.move(now)

@@ -24,7 +24,7 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
     log_scope = None if public_log else "ledger:read"
     table = [
         Route("POST", "/v1/check", check.check_one, "May this be done, to this person, now?", scope="check", limit=CHECK_BYTES,
-              request=wire.CheckRequest, answer=wire.CheckAnswer, errors=(503,), headers=DEADLINE, hot=True),
+              request=wire.CheckRequest, answer=wire.CheckAnswer, errors=(503,), headers=DEADLINE, hot=True, unreadable=check.unreadable),
         Route("POST", "/v1/consents", consents.record_choices, "Record choices of one person", scope="consents:write", limit=WRITE_BYTES,
               request=wire.ConsentsRequest, answer=wire.RecordedAnswer, status=201, errors=(409, 503), headers=RETRY),
         Route("POST", "/v1/offers", consents.issue_offer, "State what is about to be put before a person", scope="consents:write", limit=WRITE_BYTES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 import zoneinfo
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import overload
 
 from volenti.api import wire
@@ -12,7 +12,9 @@ from volenti.api.problems import Problematic
 from volenti.core.data_subject import Identifier
 from volenti.core.identifier import match_key
 from volenti.errors import Invalid
-from volenti.flows.clock import milliseconds
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 @overload
@@ -38,7 +40,7 @@ def identifier(given: wire.Identifier | wire.VerifiedIdentifier, pointer: str) -
 def instant(given: datetime, pointer: str) -> int:
     """An instant that lies, in UTC, between the years 1 and 9999, so that it can be written again."""
     try:
-        return milliseconds(given.astimezone(UTC))
+        return (given.astimezone(UTC) - _EPOCH) // _MILLISECOND
     except OverflowError:
         raise Problematic(
             422, "invalid_value", "the instant is before the year 1 or after 9999 in UTC", pointer=pointer

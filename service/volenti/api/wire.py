@@ -12,14 +12,14 @@ from volenti.core.consent import Actor
 from volenti.core.policy.document import Action, Channel, Key, Language, MessageClass
 
 # No NUL and no control characters: PostgreSQL refuses NUL. A pattern ends in `(?!\n)$`, since `$` alone takes a trailing newline.
-Text = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]*(?!\n)$")]
-LongText = Annotated[str, Meta(min_length=1, max_length=2048, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]*(?!\n)$")]
+Text = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*(?!\n)$")]
+LongText = Annotated[str, Meta(min_length=1, max_length=2048, pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*(?!\n)$")]
 CallerId = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=128,
-        pattern=r"^[^\x00-\x1f\x7f/\ud800-\udfff]*(?!\n)$",
+        pattern=r"^[^\x00-\x1f\x7f-\x9f/\ud800-\udfff]*(?!\n)$",
         description="the caller's own id of the person, opaque",
     ),
 ]
@@ -380,7 +380,7 @@ class OfferAnswer(Answer, frozen=True):
 
 
 class PolicyRequest(Request, frozen=True):
-    """The document as YAML text. The same route takes the YAML itself as `application/yaml`."""
+    """The document as YAML text."""
 
     document: Annotated[str, Meta(min_length=1, max_length=262_144)]
 

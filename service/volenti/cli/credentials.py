@@ -45,8 +45,7 @@ def issue(
     """Issue a credential. The secret is printed once, alone, on standard output."""
     expires_at = None if expires is None else _instant(expires)
 
-    async def work(services: Services) -> manage_credentials.Issued:
-        workspace_id = await by_name(services, workspace)
+    async def work(services: Services, workspace_id: UUID) -> manage_credentials.Issued:
         return await manage_credentials.issue(
             services,
             workspace_id,
@@ -58,7 +57,7 @@ def issue(
         )
 
     with deployed(settings_of(data_dir, database_url)) as deployment:
-        issued = deployment.run(work)
+        issued = deployment.change(workspace, work)
     click.echo(f"credential {issued.credential_id}", err=True)
     click.echo(issued.secret)
     return 0
@@ -92,11 +91,11 @@ def list_credentials(workspace: str, data_dir: str | None, database_url: str | N
 def revoke(workspace: str, credential: str, data_dir: str | None, database_url: str | None) -> int:
     """Revoke a credential by its id; it is refused everywhere within a second."""
 
-    async def work(services: Services) -> None:
-        await manage_credentials.revoke(services, await by_name(services, workspace), _uuid(credential))
+    async def work(services: Services, workspace_id: UUID) -> None:
+        await manage_credentials.revoke(services, workspace_id, _uuid(credential))
 
     with deployed(settings_of(data_dir, database_url)) as deployment:
-        deployment.run(work)
+        deployment.change(workspace, work)
     return 0
 
 
@@ -107,8 +106,7 @@ def revoke(workspace: str, credential: str, data_dir: str | None, database_url: 
 def rotate(workspace: str, credential: str, data_dir: str | None, database_url: str | None) -> int:
     """Issue a new credential with the same rights; the old one stays live until you revoke it."""
 
-    async def work(services: Services) -> manage_credentials.Issued:
-        workspace_id = await by_name(services, workspace)
+    async def work(services: Services, workspace_id: UUID) -> manage_credentials.Issued:
         async with services.database.workspace("volenti_admin", workspace_id) as connection:
             old = next(
                 (
@@ -132,7 +130,7 @@ def rotate(workspace: str, credential: str, data_dir: str | None, database_url: 
         )
 
     with deployed(settings_of(data_dir, database_url)) as deployment:
-        issued = deployment.run(work)
+        issued = deployment.change(workspace, work)
     click.echo(f"credential {issued.credential_id}; when it is in use, revoke {credential}", err=True)
     click.echo(issued.secret)
     return 0

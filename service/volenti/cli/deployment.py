@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import rich_click as click
 
 from volenti.errors import Conflict, Invalid
+from volenti.flows.create_workspace import by_name
 from volenti.flows.open_services import opened
 from volenti.flows.services import Services
+from volenti.flows.sign_checkpoint import sign
 from volenti.keys import keyring
 from volenti.settings import Settings, load
 from volenti.store import embedded, schema
@@ -42,6 +45,17 @@ class Deployment:
                 return await work(services)
 
         return asyncio.run(all_of_it())
+
+    def change(self, workspace: str, work: Callable[[Services, UUID], Coroutine[Any, Any, T]]) -> T:
+        """Run a command's change of a workspace, named by its name, and sign the ledger that it grew."""
+
+        async def change_and_sign(services: Services) -> T:
+            workspace_id = await by_name(services, workspace)
+            done = await work(services, workspace_id)
+            await sign(services, workspace_id)
+            return done
+
+        return self.run(change_and_sign)
 
 
 def where(command: Callable[..., Any]) -> Callable[..., Any]:

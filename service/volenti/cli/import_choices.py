@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import msgspec
 import rich_click as click
@@ -14,11 +15,9 @@ from rich.progress import Progress
 from volenti.cli.deployment import deployed, settings_of, where
 from volenti.errors import Invalid, Unavailable
 from volenti.flows import import_choices as flow
-from volenti.flows.create_workspace import by_name
 from volenti.flows.import_choices import Report, Rows
 from volenti.flows.read_imports import LONGEST_LINE, Row, Unreadable, native, transcend
 from volenti.flows.services import Services
-from volenti.flows.sign_checkpoint import sign
 
 
 @click.command("import", short_help="Choices from a file.")
@@ -74,16 +73,18 @@ def import_choices(
         click.echo(f"{len(broken)} lines cannot be read; nothing was applied", err=True)
         return 1
     with deployed(settings_of(data_dir, database_url)) as deployment:
-        report = deployment.run(lambda services: _apply(services, workspace, source or kind, rows, dry_run=dry_run))
+        report = deployment.change(
+            workspace,
+            lambda services, workspace_id: _apply(services, workspace_id, source or kind, rows, dry_run=dry_run),
+        )
     _show(report, as_json=as_json, dry_run=dry_run)
     return 1 if report.skipped else 0
 
 
-async def _apply(services: Services, workspace: str, source: str, rows: Rows, *, dry_run: bool) -> Report:
-    workspace_id = await by_name(services, workspace)
+async def _apply(services: Services, workspace_id: UUID, source: str, rows: Rows, *, dry_run: bool) -> Report:
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("importing", total=sum(1 for _ in rows()))
-        report = await flow.import_choices(
+        return await flow.import_choices(
             services,
             workspace_id,
             source,
@@ -91,8 +92,6 @@ async def _apply(services: Services, workspace: str, source: str, rows: Rows, *,
             dry_run=dry_run,
             progress=lambda done: bar.update(task, completed=done),
         )
-    await sign(services, workspace_id)
-    return report
 
 
 def _lines(file: Path) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from uuid import UUID
 
 import rich_click as click
 
@@ -12,10 +13,8 @@ from volenti.core.policy.finding import Finding
 from volenti.core.policy.lint import lint
 from volenti.core.policy.starter import starter_policy
 from volenti.errors import Conflict, Invalid, Unavailable
-from volenti.flows.create_workspace import by_name
 from volenti.flows.publish_policy import Publication, Rejected, publish
 from volenti.flows.services import Services
-from volenti.flows.sign_checkpoint import sign
 
 LONGEST = 1 << 20
 
@@ -61,14 +60,11 @@ def publish_file(file: Path, workspace: str, data_dir: str | None, database_url:
     """Publish a policy file as the workspace's next version; the next check decides by it. Exit 1 if it has errors."""
     text = _read(file)
 
-    async def work(services: Services) -> Publication:
-        workspace_id = await by_name(services, workspace)
-        publication = await publish(services, workspace_id, text)
-        await sign(services, workspace_id)
-        return publication
+    async def work(services: Services, workspace_id: UUID) -> Publication:
+        return await publish(services, workspace_id, text)
 
     with deployed(settings_of(data_dir, database_url)) as deployment:
-        publication = deployment.run(work)
+        publication = deployment.change(workspace, work)
     if isinstance(publication, Rejected):
         _show(file, publication.findings)
         return 1

@@ -125,7 +125,7 @@ def _evaluate(
     if purpose is None:
         return Deny((Given(reason("request.purpose_unknown")),), limit)
 
-    case = _Case(purpose, state, question, now)
+    case = _Case(policy, purpose, state, question, now)
     obstacles: list[Given] = []
     for step in (case.request, case.objections, case.basis_obstacles, case.unsupported_obligations):
         obstacles.extend(step())
@@ -155,21 +155,35 @@ def _system(policy: CompiledPolicy | None, situation: Situation) -> Iterator[str
 class _Case:
     """One question about one purpose, with what several steps need, computed once."""
 
-    def __init__(self, purpose: CompiledPurpose, state: DataSubjectState, question: Question, now: int) -> None:
+    def __init__(
+        self,
+        policy: CompiledPolicy,
+        purpose: CompiledPurpose,
+        state: DataSubjectState,
+        question: Question,
+        now: int,
+    ) -> None:
         self.purpose, self.question, self.now = purpose, question, now
+        self.topics = policy.document.topics  # of a purpose that lists none
         jurisdictions = tuple(place for place in (state.jurisdiction, question.jurisdiction) if place)
         self.basis = basis_for(purpose, jurisdictions)
         self.events = state.on(question.purpose)
         self.standing = self._standing()
 
     def _standing(self) -> Standing:
-        """The standing that decides: of the channel asked for; without one, a valid grant on any channel, else what covers all."""
+        """The standing that decides.
+
+        Of the channel asked for; without one, a valid grant on any channel, else what covers all channels, and where
+        nothing does, a grant that is not valid, so that the answer says what is wrong with it.
+        """
         if self.question.channel is not None:
             return settle(self.events, self.question.channel)
         found = [settle(self.events, channel) for channel in scopes(self.events)]
-        return next(
-            (standing for standing in found if standing.state == "granted" and not any(self._flaws(standing))), found[0]
-        )
+        granted = [standing for standing in found if standing.state == "granted"]
+        valid = [standing for standing in granted if not any(self._flaws(standing))]
+        if found[0].state == "unknown":
+            return (*valid, *granted, found[0])[0]
+        return (*valid, found[0])[0]
 
     # ---- steps: each yields the obstacles that it finds, in the order of their numbers
 
@@ -190,7 +204,7 @@ class _Case:
             yield Given(reason("purpose.retired"))
         if purpose.active_from_ms is not None and self.now < purpose.active_from_ms:
             yield Given(reason("purpose.not_yet_active"), retry_at=purpose.active_from_ms)
-        if question.topic is not None and question.topic not in purpose.topics:
+        if question.topic is not None and question.topic not in (purpose.topics or self.topics):
             yield Given(reason("request.topic_unknown"))
 
     def objections(self) -> Iterator[Given]:

@@ -11,6 +11,7 @@ import msgspec
 from volenti.core.data_subject import EMPTY, Identifier
 from volenti.core.decision import SOUND, Decision, Question, Situation, evaluate
 from volenti.core.policy.compile import CompiledPolicy
+from volenti.core.policy.document import Action
 from volenti.errors import Invalid, LedgerDamaged, NotFound, Unavailable
 from volenti.flows.clock import boot_seconds, milliseconds
 from volenti.flows.find_data_subject import Found, find
@@ -19,6 +20,7 @@ from volenti.flows.services import Services
 CLOCK_SKEW_MS = 2_000
 DEADLINE_MS = 1_000
 """How long a check may take if its caller does not say; callers say with the header Volenti-Deadline-Ms."""
+_ANY = Question(action=Action.USE, purpose="")
 FAR_AHEAD = 1_000_000
 """A revision this far beyond the log was never given out: the token is refused instead of waited for."""
 
@@ -59,9 +61,9 @@ async def check(
         async with asyncio.timeout(deadline_ms / 1000):
             found, policy = await _read(services, workspace_id, who)
     except TimeoutError:
-        return _unread(services, question, Situation(late=True))
+        return unread(services, Situation(late=True))
     except (Unavailable, NotFound, LedgerDamaged):
-        return _unread(services, question, Situation(stale=True))
+        return unread(services, Situation(stale=True))
     now = services.clock()
     person = found.person
     decision = evaluate(
@@ -86,15 +88,16 @@ async def _read(services: Services, workspace_id: UUID, who: Identifier) -> tupl
     return found, None if version is None else await services.policy(workspace_id, version)
 
 
-def _unread(services: Services, question: Question, situation: Situation) -> Checked:
-    """The answer where nothing could be read: a deny that says why, for everybody."""
+def unread(services: Services, situation: Situation) -> Checked:
+    """The answer where nothing could be read: a deny that says why, whatever was asked, for everybody."""
     now = services.clock()
-    return Checked(evaluate(None, EMPTY, question, now, situation), False, None, None, 0, 0, 0, now, 0)
+    return Checked(evaluate(None, EMPTY, _ANY, now, situation), False, None, None, 0, 0, 0, now, 0)
 
 
 def _situation(found: Found, consistency: Consistency, now: int) -> Situation:
     ground = found.ground
-    behind = consistency.mode == "at_least" and consistency.epoch >= ground.epoch and consistency.size > ground.size
+    asked, read = (consistency.epoch, consistency.size), (ground.epoch, ground.size)
+    behind = consistency.mode == "at_least" and consistency.epoch >= ground.epoch and asked > read
     if behind and consistency.size > ground.size + FAR_AHEAD:
         raise Invalid("the revision was not given out by this ledger")
     restoring = ground.log_state != "active"

@@ -81,7 +81,7 @@ def present(services: Services, workspace_id: UUID, token: str) -> Presented:
         return offer
     return ShownOffer(
         id=offer.id,
-        issued_at=offer.issued_at * 1000,
+        issued_at=UUID(offer.id).int >> 80,  # of a UUIDv7: to the millisecond, where the claim has whole seconds
         notices=frozenset(f"{notice.key}@{notice.version}" for notice in offer.notices),
         purposes=frozenset(purpose.purpose for purpose in offer.purposes),
         preset=frozenset(purpose.purpose for purpose in offer.purposes if purpose.default == "on"),

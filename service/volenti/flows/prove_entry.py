@@ -62,7 +62,7 @@ async def newest_checkpoint(services: Services, workspace_id: UUID) -> StoredChe
     """The newest checkpoint, made now if there is none or the log has grown. Raises Unavailable."""
     async with services.database.workspace("volenti_app", workspace_id) as connection:
         head = await ledger.head(connection, workspace_id)
-    return await _signed(services, workspace_id, head, 0, WAIT_SECONDS)
+    return await _signed(services, workspace_id, head, head.size, WAIT_SECONDS)
 
 
 async def consistency(services: Services, workspace_id: UUID, old: int, new: int) -> list[bytes]:
@@ -81,12 +81,13 @@ async def consistency(services: Services, workspace_id: UUID, old: int, new: int
 
 async def tile_bytes(services: Services, workspace_id: UUID, tile: Tile | Bundle) -> bytes:
     """The bytes of a hash tile or an entry bundle below the signed size. Raises NotFound for one that is not there yet."""
-    signed = await newest_checkpoint(services, workspace_id)
+    async with services.database.workspace("volenti_app", workspace_id) as connection:
+        head = await ledger.head(connection, workspace_id)
+    signed = await _signed(services, workspace_id, head, 0, WAIT_SECONDS)
     level = tile.level if isinstance(tile, Tile) else 0
     if tile.width > width_of(TreeSize(signed.size), level, tile.index):
         raise NotFound("the signed tree does not reach this tile")
     async with services.database.workspace("volenti_app", workspace_id) as connection:
-        head = await ledger.head(connection, workspace_id)
         if isinstance(tile, Tile):
             return await ledger.tile_hashes(connection, workspace_id, head.log_id, tile.level, tile.index, tile.width)
         first = tile.index * FULL_WIDTH

@@ -97,6 +97,18 @@ async def record(
     the person. `ids` fixes the entry ids (imports). Answers a repeated key as the first time. All or nothing. Raises
     Invalid for a malformed identifier, Unavailable when the outcome is unknown or the person is being written too much.
     """
+    async with services.appender.turn(*((workspace_id, identifier.type, identifier.value) for identifier in who)):
+        return await _record(services, workspace_id, command, who, retry, ids)
+
+
+async def _record(
+    services: Services,
+    workspace_id: UUID,
+    command: Command,
+    who: tuple[Identifier, ...],
+    retry: Retry | None,
+    ids: tuple[UUID, ...],
+) -> Recording:
     if retry is not None:
         mac = idempotency_mac(services.keyring.pepper, workspace_id.bytes, retry.credential_id.bytes, retry.key)
         fingerprint = fingerprint_mac(services.keyring.pepper, workspace_id.bytes, retry.request, retry.body)

@@ -41,11 +41,11 @@ async def sign(services: Services, workspace_id: UUID) -> StoredCheckpoint | Non
 
 
 async def _sign(services: Services, connection: Connection, workspace_id: UUID) -> StoredCheckpoint:
-    head = await ledger.head(connection, workspace_id)
+    head, frontier = await ledger.head_and_frontier(connection, workspace_id)
     before = await ledger.checkpoint(connection, workspace_id, head.log_id)
     if before is not None and before.size == head.size and before.root == head.root:
         return before
-    await _examine(connection, head, before)
+    await _examine(connection, head, frontier, before)
     text = checkpoint.render(TreeHead(head.origin, TreeSize(head.size), head.root))
     signed = await _signed(services, head.origin, text)
     stored = await ledger.put_checkpoint(
@@ -56,9 +56,8 @@ async def _sign(services: Services, connection: Connection, workspace_id: UUID) 
     return stored
 
 
-async def _examine(connection: Connection, head: Head, before: StoredCheckpoint | None) -> None:
+async def _examine(connection: Connection, head: Head, frontier: list[bytes], before: StoredCheckpoint | None) -> None:
     """Raise LedgerDamaged unless the head folds from its frontier, its last leaf hashes right and it extends what was signed."""
-    frontier = await ledger.frontier(connection, head.workspace_id, head.log_id)
     if (merkle.root(frontier) if frontier else merkle.EMPTY_ROOT) != head.root:
         raise LedgerDamaged(f"the head of {head.origin} does not fold to its root: the log is frozen")
     if head.size:

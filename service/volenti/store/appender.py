@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import asyncpg
 import msgspec
@@ -75,6 +77,7 @@ class Appender:
     def __init__(self, database: Database, *, connections: int = 2) -> None:
         self._database = database
         self._lanes: dict[tuple[UUID, int], _Lane] = {}
+        self._turns: WeakValueDictionary[tuple[UUID, str, str], asyncio.Lock] = WeakValueDictionary()
         self._idle: asyncio.Queue[Connection | None] = asyncio.Queue()
         for _ in range(connections):
             self._idle.put_nowait(None)
@@ -110,6 +113,22 @@ class Appender:
                 "the ledger did not answer in time; whether the entry was written is unknown, a retry is safe"
             ) from error
 
+    @asynccontextmanager
+    async def turn(self, *names: tuple[UUID, str, str]) -> AsyncIterator[None]:
+        """Let this process's writers of one person (workspace, type, value) read, fold and append one after the other.
+
+        Without it, of the writers that come at the same moment one a round is appended and all others are `Moved`. It
+        saves rounds and decides nothing: the append does, also between processes. Raises Unavailable after ANSWER_SECONDS.
+        """
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    for name in sorted(set(names)):  # in one order everywhere, so that no two wait for each other
+                        await held.enter_async_context(self._turns.setdefault(name, asyncio.Lock()))
+            except TimeoutError as error:
+                raise Unavailable("this person is being written by others at the same moment; try again") from error
+            yield
+
     async def close(self) -> None:
         """Take no more items, write what waits (at most 10 s), close the connections."""
         self._closed = True
@@ -130,16 +149,11 @@ class Appender:
                 try:
                     await self._write(lane, batch)
                 finally:
-                    lane.entries -= sum(len(item.entries) for item, _ in batch)
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(
-                                Unavailable(
-                                    "the append was interrupted; whether it was written is unknown, a retry is safe"
-                                )
-                            )
+                    _give_up(lane, batch)
         finally:
             lane.task = None
+            _give_up(lane, lane.queue)  # empty, unless this task was cancelled or failed
+            lane.queue.clear()
 
     async def _write(self, lane: _Lane, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         items = [item for item, _ in batch]
@@ -195,12 +209,27 @@ class Appender:
                 raise LedgerDamaged(
                     f"the database refused an entry ({type(error).__name__}: {error.constraint_name})"
                 ) from error
+            except asyncpg.PostgresError as error:  # no such log, a standby that takes no writes, a missing right
+                healthy = connection is not None and not connection.is_closed()
+                raise Unavailable(
+                    f"the database does not append ({type(error).__name__}); nothing was written"
+                ) from error
             finally:
                 if connection is not None and not healthy:
                     connection.terminate()
                 self._idle.put_nowait(connection if healthy else None)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
+
+
+def _give_up(lane: _Lane, waiting: Iterable[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+    """Count items out of the lane, and answer those that nobody answered: no caller waits for what nobody works on."""
+    for item, future in waiting:
+        lane.entries -= len(item.entries)
+        if not future.done():
+            future.set_exception(
+                Unavailable("the append was interrupted; whether it was written is unknown, a retry is safe")
+            )
 
 
 def _take(lane: _Lane) -> list[tuple[Item, asyncio.Future[Outcome]]]:

@@ -186,14 +186,25 @@ async def head(connection: Connection, workspace_id: UUID) -> Head:
     return Head(**dict(row))
 
 
-async def frontier(connection: Connection, workspace_id: UUID, log_id: int) -> list[bytes]:
-    """The roots of the perfect subtrees of the tree, largest first."""
-    return list(
-        await connection.fetchval(
-            "SELECT frontier FROM ledger_head WHERE workspace_id = $1 AND log_id = $2", workspace_id, log_id
-        )
-        or []
+async def head_and_frontier(connection: Connection, workspace_id: UUID) -> tuple[Head, list[bytes]]:
+    """The head of the newest log, and the roots of its perfect subtrees, largest first: of one instant, in one statement.
+
+    Raises NotFound if the workspace has no log.
+    """
+    row = await connection.fetchrow(
+        "SELECT h.workspace_id, h.log_id, h.size, h.root, l.origin, l.state, h.frontier FROM ledger_head h JOIN ledger_log l"
+        " USING (workspace_id, log_id) WHERE h.workspace_id = $1 ORDER BY h.log_id DESC LIMIT 1",
+        workspace_id,
     )
+    if row is None:
+        raise NotFound("the workspace has no ledger")
+    return Head(*row[:6]), list(row[6])
+
+
+async def frontier(connection: Connection, workspace_id: UUID, log_id: int) -> list[bytes]:
+    """The same of any log, for a snapshot, in which head and frontier cannot differ."""
+    statement = "SELECT frontier FROM ledger_head WHERE workspace_id = $1 AND log_id = $2"
+    return list(await connection.fetchval(statement, workspace_id, log_id) or [])
 
 
 async def entry(connection: Connection, workspace_id: UUID, log_id: int, key: int | UUID) -> StoredEntry:

@@ -18,7 +18,12 @@ from volenti.store.database import translated
 
 _LOCK = (0x566F6C65, 1)  # "Vole", migrations
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
-_CONTROL = re.compile(r"^\s*(BEGIN|COMMIT|ROLLBACK|START\s+TRANSACTION|SAVEPOINT)\s*;", re.IGNORECASE | re.MULTILINE)
+# Not a bare END: it closes a block of a function. BEGIN and END of functions are followed by neither `;` nor these words.
+_CONTROL = re.compile(
+    r"^\s*((BEGIN|COMMIT|ROLLBACK|ABORT)(\s+(WORK|TRANSACTION|ISOLATION|READ|AND|TO|PREPARED)\b[^;]*)?"
+    r"|END\s+(WORK|TRANSACTION)\b[^;]*|(START|PREPARE)\s+TRANSACTION\b[^;]*|(SAVEPOINT|RELEASE)\s[^;]*)\s*;",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -125,9 +130,8 @@ async def _apply(connection: Any, migration: Migration) -> None:
             await connection.execute(migration.sql)
             await record()
     except asyncpg.PostgresError as error:
-        raise Invalid(
-            f"migrations/{migration.name} failed and was rolled back: {error.sqlstate} {error.args[0]}"
-        ) from error
+        what = "and was rolled back" if migration.transactional else "outside a transaction, look at what it left"
+        raise Invalid(f"migrations/{migration.name} failed {what}: {error.sqlstate} {error.args[0]}") from error
 
 
 async def _applied(connection: Any) -> dict[int, tuple[str, str]]:

@@ -1,0 +1,597 @@
+"""Real services on a data directory of their own, load on them, and what must hold after whatever was done to them.
+
+Ends only processes that it started, by their pid, and the PostgreSQL that these started, by the pid in its own folder.
+Everything is bounded: starts, stops, requests, the number of writes, and how long a write may stay unacknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+
+from fault.histories import UNKNOWN, Read, Write, faults
+from volenti.store import embedded
+from volenti.store.embedded import Embedded, find_binaries
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+REQUEST_SECONDS = 20.0
+SETTLE_SECONDS = 45.0
+"""How long a write is retried before it counts as never acknowledged."""
+SHOWN_SECONDS = 1.2
+"""How long an offer is in sight before it is taken: the service wants a second."""
+OFFERS = 150
+PEOPLE = tuple(f"cus_{number}" for number in range(12))
+WRITES = 20_000
+REPLAYS = 150
+SURFACE = "https://shop.example/signup"
+
+fault = [
+    pytest.mark.fault,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/stat").exists(), reason="finds processes through /proc, which only Linux has"
+    ),
+]
+
+
+def rounds(short: int) -> int:
+    """How many rounds to run: `short`, or what VOLENTI_FAULT_ROUNDS says."""
+    return int(os.environ.get("VOLENTI_FAULT_ROUNDS", short))
+
+
+def seeded() -> random.Random:
+    """The dice of a test. The seed is printed, so that pytest shows it when the test fails."""
+    seed = int(os.environ.get("VOLENTI_FAULT_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"VOLENTI_FAULT_SEED={seed}")
+    return random.Random(seed)
+
+
+class Replica:
+    """One `volenti serve`, which may be ended and started again. Its output goes to files."""
+
+    def __init__(self, folder: Path, name: str, *, workers: int = 1) -> None:
+        self._folder, self._name, self._workers = folder, name, workers
+        self._starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> Path:
+        """What the newest start wrote to standard error."""
+        return self._folder / f"{self._name}-{self._starts}.err"
+
+    def spawn(self, *options: str) -> Path:
+        """Start the process and return the file of its output, without waiting for anything."""
+        assert not self.running
+        self._starts += 1
+        output = self.log.with_suffix(".out")
+        command = [sys.executable, "-m", "volenti", "serve", "--data-dir", str(self._folder / "data"), "--port", "0"]
+        with output.open("wb") as out, self.log.open("wb") as err:
+            self._process = subprocess.Popen(
+                [*command, "--workers", str(self._workers), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment(),
+            )
+        return output
+
+    def start(self, *options: str) -> str:
+        """Start, wait until ready, and return what it printed. Fails if it ends or does not become ready in time."""
+        output = self.spawn(*options)
+        deadline = time.monotonic() + START_SECONDS
+        while self.running and time.monotonic() < deadline:
+            printed = output.read_text() + self.log.read_text()
+            named = re.search(r"^Volenti on (\S+)\n", printed, re.MULTILINE)
+            if named is not None and _ready(named[1]):
+                self.url = named[1]
+                return output.read_text()
+            time.sleep(0.02)
+        raise AssertionError(f"{self._name} did not become ready: {self.log.read_text()[-4000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL, and collect the process."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(STOP_SECONDS)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code. Fails if the process does not end in time."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(STOP_SECONDS)
+
+    def workers(self) -> list[int]:
+        """The pids of the worker processes."""
+        return sorted(pid for pid in _processes() if _parent(pid) == self.pid and "spawn_main" in _command(pid))
+
+    async def replaced(self, before: Sequence[int], *, seconds: float) -> list[int]:
+        """Wait until there are as many workers as before, and not all the same; return them."""
+        deadline = time.monotonic() + seconds
+        while (after := self.workers()) == list(before) or len(after) != len(before):
+            assert self.running, self.log.read_text()
+            assert time.monotonic() < deadline, f"workers {before} became {after}"
+            await asyncio.sleep(0.05)
+        return after
+
+    async def loaded(self) -> None:
+        """Wait until the process has begun with the start: until then the signals of a stop end any program."""
+        users = self._folder / "data" / "users.lock"
+        deadline = time.monotonic() + START_SECONDS
+        while not _open_by(self.pid, users):
+            assert self.running, self.log.read_text()
+            assert time.monotonic() < deadline, "the start did not come to the database"
+            await asyncio.sleep(0.01)
+
+
+def environment() -> dict[str, str]:
+    """Ours without the settings of the service, but for the choice of PostgreSQL."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VOLENTI_")}
+    return (
+        kept
+        | {name: os.environ[name] for name in ("VOLENTI_PG_BIN",) if name in os.environ}
+        | {"VOLENTI_LOG_LEVEL": "warning"}
+    )
+
+
+def _processes() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):  # it ended meanwhile
+        return 0
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _alive(pid: int) -> bool:
+    """Not ended, and no zombie that somebody has yet to collect."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
+def _open_by(pid: int, path: Path) -> bool:
+    try:
+        return any(os.path.samefile(link, path) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists())
+    except OSError:
+        return False
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+class Deployment:
+    """A data directory with a workspace, the replicas that serve it, and a credential."""
+
+    def __init__(self, folder: Path, *, replicas: int, workers: int) -> None:
+        self._folder = folder
+        self.data = folder / "data"
+        self.replicas = [Replica(folder, f"replica{number}", workers=workers) for number in range(replicas)]
+        self.secret = ""
+
+    @property
+    def replica(self) -> Replica:
+        return self.replicas[0]
+
+    def begin(self) -> None:
+        printed = self.replica.start("--demo")
+        self.secret = re.findall(r"^  credential +(\S+)$", printed, re.MULTILINE)[0]
+        for other in self.replicas[1:]:
+            other.start()
+
+    def end(self) -> None:
+        """Stop what still runs; the PostgreSQL of replicas that were killed is joined, and so stopped by the last to leave."""
+        for replica in self.replicas:
+            if replica.running:
+                try:
+                    replica.stop()
+                except subprocess.TimeoutExpired:
+                    replica.kill()
+        if self.database_runs():
+            with embedded.running(self.data, pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None):
+                pass
+
+    def database_runs(self) -> bool:
+        """Tell whether anything of the PostgreSQL is left; the kernel knows."""
+        lock = self.data / "server.lock"
+        if not lock.exists():
+            return False
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def postmaster(self) -> int:
+        return int((self.data / "postgresql" / "postmaster.pid").read_text().split("\n", 1)[0])
+
+    async def backends(self) -> list[int]:
+        """The pids of the database's processes that serve the service."""
+        connection = await asyncpg.connect(self.database_url())
+        try:
+            rows = await connection.fetch("SELECT pid FROM pg_stat_activity WHERE usename LIKE 'volenti_%'")
+        finally:
+            await connection.close()
+        return [row[0] for row in rows]
+
+    def kill_both(self) -> None:
+        """SIGKILL the postmaster and the service."""
+        os.kill(self.postmaster(), signal.SIGKILL)
+        self.replica.kill()
+
+    async def gone(self, pids: Sequence[int], *, seconds: float) -> None:
+        """Wait until none of the processes is left."""
+        deadline = time.monotonic() + seconds
+        while left := [pid for pid in pids if _alive(pid)]:
+            assert time.monotonic() < deadline, f"processes {left} are left"
+            await asyncio.sleep(0.05)
+
+    def database_url(self) -> str:
+        """The superuser's address: it sees rows as they are."""
+        binaries = find_binaries(os.environ.get("VOLENTI_PG_BIN"))
+        return Embedded(self.data.resolve(), binaries, start_timeout_seconds=1, report=lambda line: None).url("volenti")
+
+    async def ledger(self) -> list[str | None]:
+        """The entry id at each index, read past the service."""
+        connection = await asyncpg.connect(self.database_url())
+        try:
+            rows = await connection.fetch("SELECT idx, entry_id FROM volenti.ledger_entry ORDER BY idx")
+        finally:
+            await connection.close()
+        at = {row[0]: str(row[1]) for row in rows}
+        assert len(at) == len(rows), "two entries have one index"
+        return [at.get(index) for index in range(max(at, default=-1) + 1)]
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a `volenti` command on the data directory."""
+        return subprocess.run(
+            [sys.executable, "-m", "volenti", *arguments, "--data-dir", str(self.data)],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    async def audit(self) -> None:
+        """`volenti audit verify` and `volenti audit rebuild` find nothing."""
+        for done in await asyncio.gather(
+            asyncio.to_thread(self.command, "audit", "verify"), asyncio.to_thread(self.command, "audit", "rebuild")
+        ):
+            assert done.returncode == 0, done.stdout
+
+    def story(self) -> str:
+        """The ends of the logs, for a failure."""
+        files = [*(replica.log for replica in self.replicas), self.data / "postgresql.log"]
+        return "\n".join(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in files if file.exists())
+
+
+@contextmanager
+def deployed(*, replicas: int = 1, workers: int = 1) -> Iterator[Deployment]:
+    """Running replicas on a new data directory with a workspace; nothing of them is left afterwards."""
+    with tempfile.TemporaryDirectory(prefix="volenti-fault-") as name:
+        deployment = Deployment(Path(name), replicas=replicas, workers=workers)
+        try:
+            deployment.begin()
+            yield deployment
+        except BaseException:
+            print(deployment.story())
+            raise
+        finally:
+            deployment.end()
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What was shown to a person; it settles one form, and must have been in sight for a moment."""
+
+    token: str
+    shown_at: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of a person about the newsletter; with an offer a grant, which lifts an earlier withdrawal, else a withdrawal."""
+
+    key: str
+    person: str
+    offer: str | None
+
+    @property
+    def kind(self) -> str:
+        return "withdraw" if self.offer is None else "grant"
+
+
+class Client:
+    """One credential's requests, to any replica."""
+
+    def __init__(self, deployment: Deployment, *, connections: int = 32) -> None:
+        self._headers = {"authorization": f"Bearer {deployment.secret}", "content-type": "application/json"}
+        limits = httpx.Limits(max_connections=connections)
+        self._http = httpx.AsyncClient(timeout=REQUEST_SECONDS, limits=limits, trust_env=False)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def get(self, replica: Replica, path: str) -> httpx.Response:
+        return await self._http.get(f"{replica.url}{path}", headers=self._headers)
+
+    async def offer(self, replica: Replica) -> Offer:
+        """An offer of the newsletter. Raises a transport error, or what httpx makes of another status than 2xx."""
+        request = {"purposes": ["newsletter"], "surface": SURFACE, "language": "en"}
+        answer = await self._http.post(f"{replica.url}/v1/offers", content=json.dumps(request), headers=self._headers)
+        return Offer(answer.raise_for_status().json()["offer"], time.monotonic())
+
+    async def record(self, replica: Replica, choice: Choice) -> httpx.Response:
+        """Record a choice about the newsletter. The same choice gives the same bytes."""
+        event: dict[str, Any] = {"kind": choice.kind, "purpose": "newsletter"}
+        request: dict[str, Any] = {
+            "data_subject": {"id": choice.person},
+            "events": [event],
+            "actor": {"type": "data_subject"},
+            "method": "web_form",
+            "surface": SURFACE,
+        }
+        if choice.offer is not None:
+            event["notice"] = "newsletter@1"
+            request["evidence"] = {"offer": choice.offer}
+        headers = {**self._headers, "idempotency-key": choice.key}
+        return await self._http.post(f"{replica.url}/v1/consents", content=json.dumps(request), headers=headers)
+
+    async def check(self, replica: Replica, person: str, **members: Any) -> httpx.Response:
+        question = {
+            "data_subject": {"id": person},
+            "action": "send",
+            "purpose": "newsletter",
+            "channel": "email",
+            **members,
+        }
+        return await self._http.post(f"{replica.url}/v1/check", content=json.dumps(question), headers=self._headers)
+
+
+async def choices(client: Client, deployment: Deployment, dice: random.Random, person: str, count: int) -> list[Choice]:
+    """Grants and withdrawals in turn, with offers that have been in sight."""
+    offers = [await client.offer(dice.choice(deployment.replicas)) for _ in range((count + 1) // 2)]
+    await asyncio.sleep(SHOWN_SECONDS)
+    return [
+        Choice(f"{person}-{number}", person, None if number % 2 else offers[number // 2].token)
+        for number in range(count)
+    ]
+
+
+class Load(AbstractAsyncContextManager["Load"]):
+    """Writers that send each choice with a key of its own until it is acknowledged, and a reader that asks meanwhile.
+
+    Leaving the block starts no more writes and waits for those under way. With `again=False` a writer stops at its first
+    write that gets no answer, so that what it wrote without being told shows up in the ledger.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        dice: random.Random,
+        *,
+        writers: int = 8,
+        people: Sequence[str] = PEOPLE,
+        again: bool = True,
+    ) -> None:
+        self.deployment, self.client = deployment, Client(deployment)
+        self.writes: list[Write] = []
+        self.reads: list[Read] = []
+        self.wrong: list[str] = []
+        """What no fault excuses: another status than 201 and 503, a 503 that is no problem document, a write that never got through."""
+        self.broken = self.refused = self.before = 0
+        """Attempts without an answer, attempts answered 503, and the size of the ledger when the load began."""
+        self._people, self._again, self._stopping = people, again, False
+        self._choices: dict[str, Choice] = {}
+        self._offers: deque[Offer] = deque()
+        self._dice = [random.Random(dice.random()) for _ in range(writers + 1)]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pick = random.Random(dice.random())
+
+    async def __aenter__(self) -> Load:
+        self.before = len(await self.deployment.ledger())
+        reader, *writers = self._dice
+        self._tasks = [asyncio.create_task(self._read_on(reader))]
+        self._tasks += [asyncio.create_task(self._offer_on()) for _ in range(3)]
+        self._tasks += [asyncio.create_task(self._write_on(f"w{number}", dice)) for number, dice in enumerate(writers)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stopping = True
+        if kind is not None:
+            for task in self._tasks:
+                task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.client.__aexit__()
+        if kind is None:
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+
+    async def acknowledges(self, more: int, *, seconds: float) -> float:
+        """Wait until so many further writes are acknowledged; returns the seconds that it took. Fails after `seconds`."""
+        begun, goal = time.monotonic(), len(self.writes) + more
+        while len(self.writes) < goal:
+            took = time.monotonic() - begun
+            assert took < seconds, (
+                f"{len(self.writes)} of {goal} writes were acknowledged after {took:.1f} s: {self.wrong}"
+            )
+            await asyncio.sleep(0.01)
+        return time.monotonic() - begun
+
+    async def assert_sound(self, *, replay: bool = True) -> None:
+        """All that must hold after a run. Needs a running replica."""
+        assert not self.wrong, self.wrong[:5]
+        assert self.writes, "the load wrote nothing"
+        async with Client(self.deployment) as client:
+            if replay:
+                await self._replay(client)
+            await self._ask_all(client)
+        ledger = await self.deployment.ledger()
+        found = faults(ledger, self.writes, self.reads, before=self.before)
+        assert found == [], f"{len(found)} faults in {len(self.writes)} writes and {len(self.reads)} reads"
+        await self.deployment.audit()
+        print(
+            f"{len(self.writes)} acknowledged, {self.broken} attempts unanswered, {self.refused} answered 503,"
+            f" {len(self.reads)} checks, {len(ledger)} entries"
+        )
+
+    async def _replay(self, client: Client) -> None:
+        """Send some of the acknowledged writes again; `changed` compares the answers."""
+        for write in self._pick.sample(self.writes, min(len(self.writes), REPLAYS)):
+            started = time.monotonic()
+            answer = await client.record(self._replica(self._pick), self._choices[write.key])
+            assert (answer.status_code, answer.headers.get("idempotency-replayed")) == (201, "true"), answer.text
+            self._acknowledged(self._choices[write.key], started, answer)
+
+    async def _ask_all(self, client: Client) -> None:
+        """What is in force for each person now: the last write's choice, on every replica."""
+        for replica in self.deployment.replicas:
+            if replica.running:
+                for person in {write.person for write in self.writes}:
+                    await self._read(client, replica, person)
+                    assert self.reads[-1].person == person, "a check was not answered"
+
+    def _replica(self, dice: random.Random) -> Replica:
+        return dice.choice(
+            [replica for replica in self.deployment.replicas if replica.running] or self.deployment.replicas
+        )
+
+    async def _write_on(self, name: str, dice: random.Random) -> None:
+        number = 0
+        while not self._stopping and len(self.writes) < WRITES:
+            number += 1
+            shown = self._offers and self._offers[0].shown_at < time.monotonic() - SHOWN_SECONDS
+            offer = self._offers.popleft().token if shown and dice.random() < 0.6 else None
+            if not await self._write(Choice(f"{name}-{number}", dice.choice(self._people), offer), dice):
+                return
+            await asyncio.sleep(dice.uniform(0, 0.01))
+
+    async def _write(self, choice: Choice, dice: random.Random) -> bool:
+        """Send until acknowledged; False if the writer is to stop."""
+        started = time.monotonic()
+        self._choices[choice.key] = choice
+        while time.monotonic() - started < SETTLE_SECONDS:
+            try:
+                answer = await self.client.record(self._replica(dice), choice)
+            except httpx.TransportError:
+                self.broken += 1
+                if not self._again:
+                    return False
+            else:
+                if answer.status_code == 201:
+                    self._acknowledged(choice, started, answer)
+                    return True
+                if answer.status_code != 503 or answer.headers["content-type"] != "application/problem+json":
+                    self.wrong.append(f"{choice.key}: {answer.status_code} {answer.text[:500]}")
+                    return False
+                self.refused += 1
+            await asyncio.sleep(dice.uniform(0.01, 0.1))
+        self.wrong.append(f"{choice.key} was not acknowledged within {SETTLE_SECONDS} s")
+        return False
+
+    def _acknowledged(self, choice: Choice, started: float, answer: httpx.Response) -> None:
+        body = msgspec.json.decode(answer.content)
+        entries = body["entries"]
+        first = entries[0]["index"] if entries else 0
+        self.writes.append(
+            Write(
+                key=choice.key,
+                person=choice.person,
+                value=choice.kind,
+                started=started,
+                ended=time.monotonic(),
+                first_index=first,
+                entries=tuple(entry["entry"] for entry in entries),
+                applied=entries[-1]["applied"] if entries else False,
+                answer=answer.content,
+            )
+        )
+
+    async def _offer_on(self) -> None:
+        while not self._stopping:
+            if len(self._offers) < OFFERS:
+                try:
+                    self._offers.append(await self.client.offer(self._replica(self._pick)))
+                except (httpx.TransportError, httpx.HTTPStatusError):
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.002)
+
+    async def _read_on(self, dice: random.Random) -> None:
+        while not self._stopping:
+            try:
+                await self._read(self.client, self._replica(dice), dice.choice(self._people))
+            except httpx.TransportError:
+                self.broken += 1
+            await asyncio.sleep(dice.uniform(0.005, 0.03))
+
+    async def _read(self, client: Client, replica: Replica, person: str) -> None:
+        started = time.monotonic()
+        answer = await client.check(replica, person)
+        ended = time.monotonic()
+        body = msgspec.json.decode(answer.content)
+        if answer.status_code == 503:
+            self.refused += 1
+            if body.get("decision", "deny") != "deny" or body.get("allowed"):
+                self.wrong.append(f"a check answered 503 and permits: {body}")
+        elif answer.status_code != 200:
+            self.wrong.append(f"a check answered {answer.status_code}: {body}")
+        else:
+            known = {"consent.granted": "grant", "consent.withdrawn": "withdraw", "consent.missing": UNKNOWN}
+            self.reads.append(Read(person, known[body["reason"]], started, ended))
+            if (body["decision"] == "permit") != (body["reason"] == "consent.granted"):
+                self.wrong.append(f"a decision contradicts its reason: {body}")
