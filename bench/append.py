@@ -391,6 +391,9 @@ def served(command: list[str], folder: Path, name: str) -> Iterator[tuple[int, i
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     try:
         yield process.pid, _port(process, said)
+    except BaseException:
+        tell(f"{name} said last: {said.read_text(errors='replace')[-2000:]}")
+        raise
     finally:
         process.terminate()
         try:
@@ -408,7 +411,7 @@ def _port(process: subprocess.Popen[bytes], said: Path) -> int:
             if found and port.strip().isdigit() and " " not in head:
                 return int(port)
         time.sleep(0.05)
-    raise RuntimeError(f"{said.stem} did not start: {said.read_text(errors='replace')[-2000:]}")
+    raise RuntimeError(f"{said.stem} did not start")
 
 
 async def sizes_of(services: Services, workspace: Workspace, superuser: str) -> Sizes:

@@ -57,7 +57,7 @@ CREATE TABLE ledger_change (                       -- the change feed: whose sta
 
 -- Append-only, also against the owner and (until triggers are dropped) a superuser.
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = volenti, pg_temp AS $$
-BEGIN RAISE 'the ledger is append-only: % on %', TG_OP, TG_TABLE_NAME USING ERRCODE = '42501'; END $$;
+BEGIN RAISE '% only takes new rows: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = '42501'; END $$;
 DO $$
 DECLARE t text;
 BEGIN

@@ -24,14 +24,24 @@ CREATE TABLE credential (
   issued_at timestamptz NOT NULL, expires_at timestamptz, revoked_at timestamptz,
   PRIMARY KEY (workspace_id, credential_id)
 );
+-- Published policies and notices never change; of a credential nothing but its revocation, once.
 CREATE FUNCTION only_revocation() RETURNS trigger LANGUAGE plpgsql SET search_path = volenti, pg_temp AS $$
 BEGIN
-  IF TG_TABLE_NAME = 'credential' AND TG_OP = 'UPDATE' AND OLD.revoked_at IS NULL AND NEW.revoked_at IS NOT NULL
-     AND (to_jsonb(NEW) - 'revoked_at') = (to_jsonb(OLD) - 'revoked_at') THEN
-    RETURN NEW;
+  IF TG_OP = 'UPDATE' THEN
+    IF OLD.revoked_at IS NULL AND NEW.revoked_at IS NOT NULL AND (to_jsonb(NEW) - 'revoked_at') = (to_jsonb(OLD) - 'revoked_at') THEN
+      RETURN NEW;
+    END IF;
   END IF;
-  RAISE '% is immutable', TG_TABLE_NAME USING ERRCODE = '42501';
+  RAISE 'of a credential nothing changes but its revocation' USING ERRCODE = '42501';
 END $$;
-CREATE TRIGGER immutable BEFORE UPDATE OR DELETE ON credential FOR EACH ROW EXECUTE FUNCTION only_revocation();
-CREATE TRIGGER immutable BEFORE UPDATE OR DELETE ON policy_version FOR EACH ROW EXECUTE FUNCTION only_revocation();
-CREATE TRIGGER immutable BEFORE UPDATE OR DELETE ON notice_version FOR EACH ROW EXECUTE FUNCTION only_revocation();
+DO $$
+DECLARE t text;
+BEGIN
+  FOREACH t IN ARRAY ARRAY['policy_version', 'notice_version', 'credential'] LOOP
+    EXECUTE format('CREATE TRIGGER immutable BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION %I()', t,
+                   CASE t WHEN 'credential' THEN 'only_revocation' ELSE 'refuse_change' END);
+    EXECUTE format('CREATE TRIGGER no_truncate BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', t);
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER immutable', t);
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER no_truncate', t);
+  END LOOP;
+END $$;

@@ -101,7 +101,7 @@ class Naive:
             first, root = await connection.fetchrow(
                 "SELECT size, root FROM ledger_head WHERE workspace_id = $1 AND log_id = 1 FOR UPDATE", workspace
             )
-            indexes = range(first, first + len(ids))
+            indexes = list(range(first, first + len(ids)))
             await connection.execute(
                 "INSERT INTO ledger_entry SELECT $1, 1, u.idx, u.id, u.hash, u.leaf, clock_timestamp()"
                 " FROM unnest($2::bigint[], $3::uuid[], $4::bytea[], $5::bytea[]) u(idx, id, hash, leaf)",
@@ -133,7 +133,7 @@ class Naive:
             )  # fmt: skip
             root = hashlib.sha256(root + hashes[-1]).digest()
             await connection.execute(
-                "UPDATE ledger_head SET size = $2, root = $3, frontier = ARRAY[$3], updated_at = $4 WHERE workspace_id = $1 AND log_id = 1",
+                "UPDATE ledger_head SET size = $2, root = $3::bytea, frontier = ARRAY[$3::bytea], updated_at = $4 WHERE workspace_id = $1 AND log_id = 1",
                 workspace, first + len(ids), root, instant(now),
             )  # fmt: skip
         kinds = ("data_subject.updated", "consent.granted")

@@ -15,6 +15,7 @@ from volenti.errors import Invalid
 
 PREFIX = "VOLENTI_"
 
+DatabaseUrl = Annotated[str, Meta(pattern=r"^postgres(ql)?://")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -25,11 +26,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "./.volenti"
     )
     database_url: Annotated[
-        str | None,
+        DatabaseUrl | None,
         Meta(description="PostgreSQL to use instead of the embedded one, as volenti_service"),
     ] = None
     migrate_database_url: Annotated[
-        str | None, Meta(description="the same database as volenti_migrate, for `volenti migrate`")
+        DatabaseUrl | None, Meta(description="the same database as volenti_migrate, for `volenti migrate`")
     ] = None
     key_file: Annotated[
         str | None,
@@ -92,7 +93,7 @@ def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings
     if path := environment.get(f"{PREFIX}SETTINGS"):
         try:
             values.update(tomllib.loads(Path(path).read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # no TOML, or no UTF-8
             raise Invalid(f"the settings file cannot be read: {error}") from error
     for name in Settings.__struct_fields__:
         if (value := environment.get(PREFIX + name.upper())) is not None:
@@ -105,5 +106,8 @@ def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings
         try:
             msgspec.convert({name: values[name]}, Settings, strict=False)
         except msgspec.ValidationError as error:
-            raise Invalid(f"the setting {name} does not fit: {str(error).partition(' - at')[0]}") from None
+            why = str(error).partition(" - at")[0]
+            if why.startswith("Invalid enum value"):  # the sentence goes on with the value
+                why = "it is none of the values that the setting may have"
+            raise Invalid(f"the setting {name} does not fit: {why}") from None
     return msgspec.convert(values, Settings, strict=False)

@@ -1,4 +1,4 @@
-"""One purpose's choices fold to one standing a channel: the last in effect order decides, and a refusal is hard to lift."""
+"""One purpose's choices fold to a standing a channel: the last in effect order decides; a refusal is hard to lift."""
 
 from __future__ import annotations
 

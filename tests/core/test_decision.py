@@ -18,7 +18,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 import yaml
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from volenti.core.admission import Admitted, Choice, Command, Facts, Refusal, ShownOffer, admit
@@ -287,7 +287,7 @@ instants = st.sampled_from((-SPAN - 1, -SPAN, -SPAN + 1, -SPAN + 30_000, -5 * DA
 edges = st.none() | st.sampled_from((-5 * DAY, -1, 0, 1, 20_000, 200_000, 400_000)).map(NOW.__add__)
 entries = st.builds(
     Entry,
-    st.uuids().map(str),
+    st.integers(0, 10**9).map(str),
     st.just(NOW),
     st.builds(
         ConsentRecorded,
@@ -306,12 +306,12 @@ entries = st.builds(
         component=st.just("test"),
     ),
 )
-histories = st.lists(entries, max_size=5)
-restrictions = entries.map(
-    lambda entry: msgspec.structs.replace(
-        entry, event=msgspec.structs.replace(entry.event, kind="deny" if entry.event.kind == "grant" else entry.event.kind)  # type: ignore[union-attr]
-    )
-)  # fmt: skip
+histories = st.lists(entries, max_size=4)
+restrictions = st.builds(
+    lambda entry, kind: msgspec.structs.replace(entry, event=msgspec.structs.replace(entry.event, kind=kind)),
+    entries,
+    st.sampled_from(("deny", "withdraw", "object")),
+)
 questions = st.builds(
     Question,
     action=st.sampled_from((Action.SEND, Action.USE, Action.SHARE, Action.SELL, Action.PROFILE)),
@@ -419,7 +419,8 @@ def test_every_question_is_answered(
 
     assert decision.valid_until > now
     assert decision.reasons
-    assert all(given.reason.effect == ("permit" if isinstance(decision, Permit) else "deny") for given in decision.reasons)  # fmt: skip
+    effect = "permit" if isinstance(decision, Permit) else "deny"
+    assert {effect} == {given.reason.effect for given in decision.reasons}
 
 
 @settings(deadline=None)
@@ -428,7 +429,8 @@ def test_a_permit_rests_on_an_entry_or_on_a_basis_other_than_consent(
     history: list[Entry], question: Question, place: str | None
 ) -> None:
     decision = evaluate(POLICY, state_of(history, place), question, NOW)
-    assume(isinstance(decision, Permit))
+    if isinstance(decision, Deny):
+        return
 
     (given,) = decision.reasons
     if given.reason.code == "consent.granted":
@@ -491,11 +493,10 @@ def test_decision_and_reason_are_the_same_however_much_is_told(
 
 
 @settings(deadline=None)
-@given(histories, questions.map(sensible), st.sampled_from(PLACES), st.sampled_from(PLACES))
+@given(histories, questions.map(sensible), st.sampled_from(PLACES[1:]), st.sampled_from(PLACES[1:]))
 def test_what_the_caller_knows_of_the_place_only_tightens(
     history: list[Entry], question: Question, place: str, stated: str
 ) -> None:
-    assume(place and stated)
     state = state_of(history, place)
     own = evaluate(POLICY, state, msgspec.structs.replace(question, jurisdiction=None), NOW)
     both = evaluate(POLICY, state, msgspec.structs.replace(question, jurisdiction=stated), NOW)

@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ import msgspec
 import pytest
 
 from fault.histories import UNKNOWN, Read, Write, faults
+from volenti.flows.open_services import opened
+from volenti.flows.rebuild_states import rebuild
+from volenti.flows.verify_ledger import verify
+from volenti.settings import Settings
 from volenti.store import embedded
 from volenti.store.embedded import Embedded, find_binaries
 
@@ -42,9 +47,10 @@ SETTLE_SECONDS = 45.0
 SHOWN_SECONDS = 1.2
 """How long an offer is in sight before it is taken: the service wants a second."""
 OFFERS = 150
-PEOPLE = tuple(f"cus_{number}" for number in range(12))
+PEOPLE = (*("ada", "bob", "eve") * 4, *(f"cus_{number}" for number in range(12)))
+"""Three people whom all write at once, and others."""
 WRITES = 20_000
-REPLAYS = 150
+REPLAYS = 60
 SURFACE = "https://shop.example/signup"
 
 fault = [
@@ -74,6 +80,7 @@ class Replica:
     def __init__(self, folder: Path, name: str, *, workers: int = 1) -> None:
         self._folder, self._name, self._workers = folder, name, workers
         self._starts = 0
+        self._orphans: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -123,8 +130,15 @@ class Replica:
     def kill(self) -> None:
         """SIGKILL, and collect the process."""
         assert self._process is not None
+        self._orphans += self.workers()
         self._process.kill()
         self._process.wait(STOP_SECONDS)
+
+    def end_orphans(self) -> None:
+        """End the workers that a killed parent left, if they did not end by themselves."""
+        for pid in self._orphans:
+            if "spawn_main" in _command(pid):
+                os.kill(pid, signal.SIGKILL)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code. Fails if the process does not end in time."""
@@ -145,7 +159,7 @@ class Replica:
             await asyncio.sleep(0.05)
         return after
 
-    async def loaded(self) -> None:
+    async def begun(self) -> None:
         """Wait until the process has begun with the start: until then the signals of a stop end any program."""
         users = self._folder / "data" / "users.lock"
         deadline = time.monotonic() + START_SECONDS
@@ -224,6 +238,13 @@ class Deployment:
         for other in self.replicas[1:]:
             other.start()
 
+    async def whole(self) -> Deployment:
+        """Start the replicas that do not run, and return the deployment: one test's faults are not the next one's."""
+        for replica in self.replicas:
+            if not replica.running:
+                await asyncio.to_thread(replica.start)
+        return self
+
     def end(self) -> None:
         """Stop what still runs; the PostgreSQL of replicas that were killed is joined, and so stopped by the last to leave."""
         for replica in self.replicas:
@@ -232,9 +253,14 @@ class Deployment:
                     replica.stop()
                 except subprocess.TimeoutExpired:
                     replica.kill()
+            replica.end_orphans()
         if self.database_runs():
-            with embedded.running(self.data, pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None):
-                pass
+            with ThreadPoolExecutor() as threads:  # it needs a thread without an event loop
+                threads.submit(self._join_and_leave).result()
+
+    def _join_and_leave(self) -> None:
+        with embedded.running(self.data, pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None):
+            pass
 
     def database_runs(self) -> bool:
         """Tell whether anything of the PostgreSQL is left; the kernel knows."""
@@ -274,8 +300,12 @@ class Deployment:
 
     def database_url(self) -> str:
         """The superuser's address: it sees rows as they are."""
+        return self._embedded().url("volenti")
+
+    def _embedded(self) -> Embedded:
+        """The addresses of the database; it is the replicas that start and stop it."""
         binaries = find_binaries(os.environ.get("VOLENTI_PG_BIN"))
-        return Embedded(self.data.resolve(), binaries, start_timeout_seconds=1, report=lambda line: None).url("volenti")
+        return Embedded(self.data.resolve(), binaries, start_timeout_seconds=1, report=lambda line: None)
 
     async def ledger(self) -> list[str | None]:
         """The entry id at each index, read past the service."""
@@ -302,7 +332,15 @@ class Deployment:
         )
 
     async def audit(self) -> None:
-        """`volenti audit verify` and `volenti audit rebuild` find nothing."""
+        """Every entry, tile, head and checkpoint verifies, and every state equals the fold of its entries."""
+        settings = Settings(data_dir=str(self.data), log_level="error")
+        async with opened(settings, self._embedded().url) as services:
+            verified, rebuilt = await verify(services), await rebuild(services)
+        assert [finding for report in verified for finding in report.findings] == []
+        assert [finding for result in rebuilt for finding in result.findings] == []
+
+    async def audit_by_command(self) -> None:
+        """`volenti audit verify` and `volenti audit rebuild`, as an operator runs them, find nothing."""
         for done in await asyncio.gather(
             asyncio.to_thread(self.command, "audit", "verify"), asyncio.to_thread(self.command, "audit", "rebuild")
         ):
@@ -400,6 +438,17 @@ class Client:
         return await self._http.post(f"{replica.url}/v1/check", content=json.dumps(question), headers=self._headers)
 
 
+async def _all(tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all, some at a time."""
+    places = asyncio.Semaphore(8)
+
+    async def run(task: Coroutine[Any, Any, None]) -> None:
+        async with places:
+            await task
+
+    await asyncio.gather(*(run(task) for task in tasks))
+
+
 async def choices(client: Client, deployment: Deployment, dice: random.Random, person: str, count: int) -> list[Choice]:
     """Grants and withdrawals in turn, with offers that have been in sight."""
     offers = [await client.offer(dice.choice(deployment.replicas)) for _ in range((count + 1) // 2)]
@@ -433,7 +482,9 @@ class Load(AbstractAsyncContextManager["Load"]):
         """What no fault excuses: another status than 201 and 503, a 503 that is no problem document, a write that never got through."""
         self.broken = self.refused = self.before = 0
         """Attempts without an answer, attempts answered 503, and the size of the ledger when the load began."""
-        self._people, self._again, self._stopping = people, again, False
+        run = f"{dice.randrange(2**32):08x}"
+        self._run = run
+        self._people, self._again, self._stopping = [f"{person}_{run}" for person in people], again, False
         self._choices: dict[str, Choice] = {}
         self._offers: deque[Offer] = deque()
         self._dice = [random.Random(dice.random()) for _ in range(writers + 1)]
@@ -457,7 +508,9 @@ class Load(AbstractAsyncContextManager["Load"]):
                 task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.client.__aexit__()
-        if kind is None:
+        if kind is not None:
+            print(self.deployment.story())
+        else:
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
@@ -475,36 +528,40 @@ class Load(AbstractAsyncContextManager["Load"]):
 
     async def assert_sound(self, *, replay: bool = True) -> None:
         """All that must hold after a run. Needs a running replica."""
+        try:
+            await self._assert_sound(replay)
+        except BaseException:
+            print(self.deployment.story())
+            raise
+
+    async def _assert_sound(self, replay: bool) -> None:
         assert not self.wrong, self.wrong[:5]
         assert self.writes, "the load wrote nothing"
+        told = len(self.writes)
         async with Client(self.deployment) as client:
             if replay:
-                await self._replay(client)
-            await self._ask_all(client)
+                again = self._pick.sample(self.writes, min(told, REPLAYS))
+                await _all(self._replay(client, write) for write in again)
+            running = [replica for replica in self.deployment.replicas if replica.running]
+            people = sorted({write.person for write in self.writes})
+            asked = len(self.reads)
+            await _all(self._read(client, replica, person) for replica in running for person in people)
+            assert len(self.reads) - asked == len(running) * len(people), "a check was not answered"
         ledger = await self.deployment.ledger()
         found = faults(ledger, self.writes, self.reads, before=self.before)
-        assert found == [], f"{len(found)} faults in {len(self.writes)} writes and {len(self.reads)} reads"
+        assert found == [], f"{len(found)} faults in {told} writes and {len(self.reads)} reads"
         await self.deployment.audit()
         print(
-            f"{len(self.writes)} acknowledged, {self.broken} attempts unanswered, {self.refused} answered 503,"
+            f"{told} acknowledged, {self.broken} attempts unanswered, {self.refused} answered 503,"
             f" {len(self.reads)} checks, {len(ledger)} entries"
         )
 
-    async def _replay(self, client: Client) -> None:
-        """Send some of the acknowledged writes again; `changed` compares the answers."""
-        for write in self._pick.sample(self.writes, min(len(self.writes), REPLAYS)):
-            started = time.monotonic()
-            answer = await client.record(self._replica(self._pick), self._choices[write.key])
-            assert (answer.status_code, answer.headers.get("idempotency-replayed")) == (201, "true"), answer.text
-            self._acknowledged(self._choices[write.key], started, answer)
-
-    async def _ask_all(self, client: Client) -> None:
-        """What is in force for each person now: the last write's choice, on every replica."""
-        for replica in self.deployment.replicas:
-            if replica.running:
-                for person in {write.person for write in self.writes}:
-                    await self._read(client, replica, person)
-                    assert self.reads[-1].person == person, "a check was not answered"
+    async def _replay(self, client: Client, write: Write) -> None:
+        """Send an acknowledged write again; `changed` compares the answers."""
+        started = time.monotonic()
+        answer = await client.record(self._replica(self._pick), self._choices[write.key])
+        assert (answer.status_code, answer.headers.get("idempotency-replayed")) == (201, "true"), answer.text
+        self._acknowledged(self._choices[write.key], started, answer)
 
     def _replica(self, dice: random.Random) -> Replica:
         return dice.choice(
@@ -517,7 +574,7 @@ class Load(AbstractAsyncContextManager["Load"]):
             number += 1
             shown = self._offers and self._offers[0].shown_at < time.monotonic() - SHOWN_SECONDS
             offer = self._offers.popleft().token if shown and dice.random() < 0.6 else None
-            if not await self._write(Choice(f"{name}-{number}", dice.choice(self._people), offer), dice):
+            if not await self._write(Choice(f"{self._run}-{name}-{number}", dice.choice(self._people), offer), dice):
                 return
             await asyncio.sleep(dice.uniform(0, 0.01))
 

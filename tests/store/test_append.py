@@ -15,6 +15,7 @@ import pytest
 
 from volenti.core.ledger import merkle
 from volenti.core.ledger.tile import Edge
+from volenti.errors import LedgerDamaged
 from volenti.flows.clock import instant, wall_clock
 from volenti.flows.services import Services
 from volenti.store import ledger
@@ -141,8 +142,9 @@ async def test_items_take_adjacent_indexes_in_the_order_of_the_batch(log: Log) -
         (begin + 3, 3),
     ]
     assert {result.tree_size for result in results} == {begin + 6}
-    stored = await ledger.ids_at(log.superuser, log.workspace, 1, range(begin, begin + 6))
-    assert stored == dict(enumerate((entry.id for item in items for entry in item.entries), begin))
+    ids = [entry.id for item in items for entry in item.entries]
+    stored = await ledger.places(log.superuser, log.workspace, ids)
+    assert stored == {entry_id: (1, index) for index, entry_id in enumerate(ids, begin)}
 
 
 @pytest.mark.parametrize("holders", [0, 1, 2, 3])
@@ -455,6 +457,16 @@ async def test_a_batch_may_end_exactly_with_a_tile(log: Log) -> None:
 
     await log.append(plain(1))
     await assert_tree(log)
+
+
+@pytest.mark.parametrize(("level", "index", "width"), [(0, 1, 256), (0, 0, 4), (1, 0, 1), (1, 0, 256)])
+async def test_hashes_that_are_not_there_raise_and_never_shorten_the_list(
+    log: Log, level: int, index: int, width: int
+) -> None:
+    assert await log.size() < 4
+
+    with pytest.raises(LedgerDamaged, match="missing or short"):
+        await ledger.tile_hashes(log.superuser, log.workspace, 1, level, index, width)
 
 
 @pytest.mark.slow

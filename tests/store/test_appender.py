@@ -392,6 +392,7 @@ async def test_a_request_cancelled_at_any_wait_is_recorded_once_by_its_retry(
 # --- lost connections
 
 
+@pytest.mark.slow
 async def test_backends_killed_in_flight_lose_and_double_nothing(
     services: Services, superuser: Any, workspace: UUID
 ) -> None:

@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -66,7 +66,7 @@ async def new(server: Embedded) -> AsyncIterator[New]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the migrations that the runner takes for the release's."""
     copy = tmp_path / "migrations"
     shutil.copytree(ROOT / "migrations", copy)

@@ -46,7 +46,8 @@ async def record_choices(call: Call) -> Reply:
         )
     if call.caller.purposes is not None and any(event.purpose not in call.caller.purposes for event in asked.events):
         raise Problematic(403, "out_of_scope", "the credential does not cover this purpose")
-    offer = _offer(call, asked.evidence)
+    grants = any(event.kind == "grant" for event in asked.events)
+    offer = _offer(call, asked.evidence) if grants else None  # a restriction needs none, and is never refused for one
     command = Command(
         actor=asked.actor.type,
         component=call.caller.component,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import rich_click as click
@@ -150,4 +150,7 @@ def _instant(text: str) -> int:
         raise Invalid("--expires takes an RFC 3339 instant such as 2027-01-01T00:00:00Z") from None
     if at.tzinfo is None:
         raise Invalid("--expires takes an instant with a time zone")
-    return milliseconds(at)
+    try:
+        return milliseconds(at.astimezone(UTC))
+    except OverflowError:
+        raise Invalid("--expires takes an instant of the years 1 to 9999") from None

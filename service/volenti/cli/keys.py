@@ -8,6 +8,7 @@ from pathlib import Path
 import rich_click as click
 
 from volenti.cli.deployment import settings_of, where
+from volenti.errors import Invalid, NotFound
 from volenti.keys.keyring import create_file, read_file
 
 
@@ -40,7 +41,10 @@ def init(path: Path | None, data_dir: str | None, database_url: str | None) -> i
 @where
 def list_keys(path: Path | None, data_dir: str | None, database_url: str | None) -> int:
     """Show each key's id and use, and the fingerprint that binds a database to them; never a key."""
-    keyring = read_file(path or settings_of(data_dir, database_url).key_path)
+    try:
+        keyring = read_file(path or settings_of(data_dir, database_url).key_path)
+    except NotFound as error:
+        raise Invalid(f"{error}; make one with: volenti keys init") from None
     for use, key_id in (
         ("signs the ledger", keyring.log_key_id),
         ("signs tokens", keyring.token_key_id),

@@ -58,6 +58,8 @@ def run(arguments: list[str] | None = None) -> int:
         result: Any = volenti.main(arguments, prog_name="volenti", standalone_mode=False)
     except Exit as ended:
         return int(ended.exit_code)
+    except SystemExit:  # a group without a command: its help was shown
+        return MISUSE
     except click.Abort:
         return MISUSE
     except click.ClickException as error:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any
 
 import msgspec
 import rich_click as click
 import structlog
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from volenti.api.app import Application
 from volenti.api.endpoint import Listener
 from volenti.cli.demo import seed
 from volenti.cli.deployment import Deployment, deployed, settings_of, where
-from volenti.errors import Invalid, VolentiError
+from volenti.errors import Invalid, Unavailable, VolentiError
 from volenti.flows.clock import StandingClock
 from volenti.flows.open_services import opened, stand_clock
 from volenti.flows.services import Services
@@ -33,6 +37,8 @@ from volenti.telemetry import configure
 GRACE_SECONDS = 10
 PROBE_SECONDS = 1.0
 BACKLOG = 2048
+PATIENCE_SECONDS = 10.0
+"""How long a process that comes up waits for a database that is away: it may be in the middle of being revived."""
 
 log = structlog.get_logger()
 
@@ -61,6 +67,7 @@ def serve(
     settings = settings_of(data_dir, database_url, host=host, port=port, workers=workers)
     stands_at = _standing(settings, test_clock)
     configure(settings.log_level)
+    stopping = _Stopping()
     with deployed(settings, create=True, tell=True) as deployment:
         if stands_at is not None:
             asyncio.run(stand_clock(deployment.settings, deployment.dsn, stands_at))
@@ -76,11 +83,32 @@ def serve(
         watch = threading.Thread(target=_keep_alive, args=(deployment.embedded, stop), daemon=True)
         watch.start()
         try:
-            _run(deployment, settings, bound, standing=standing)
+            _run(deployment, settings, bound, stopping, standing=standing)
         finally:
             stop.set()
             watch.join(timeout=GRACE_SECONDS)
     return 0
+
+
+class _Stopping:
+    """Takes SIGTERM and SIGINT from the first moment on, so that none is lost and none leaves PostgreSQL running.
+
+    A start goes on until it can end cleanly, and then ends; a second signal during a start ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.server: uvicorn.Server | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, _: FrameType | None) -> None:
+        if self.server is not None:  # also when uvicorn raises the signal again after its drain
+            self.server.should_exit = True
+        elif self.asked:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.asked = True
 
 
 def _standing(settings: Settings, test_clock: str | None) -> datetime | None:
@@ -99,7 +127,10 @@ def _standing(settings: Settings, test_clock: str | None) -> datetime | None:
         raise Invalid("--test-clock takes an RFC 3339 instant such as 2026-07-01T12:00:00Z") from None
     if at.tzinfo is None:
         raise Invalid("--test-clock takes an instant with a time zone, such as 2026-07-01T12:00:00Z")
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise Invalid("--test-clock takes an instant of the years 1 to 9999") from None
 
 
 Sockets = dict[Listener, socket.socket]
@@ -136,21 +167,24 @@ def _shown(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - for a person to click on
 
 
-def _run(deployment: Deployment, settings: Settings, bound: Sockets, *, standing: bool) -> None:
-    """Serve until SIGTERM or SIGINT: readiness off, requests in flight finish, the queue drains. Returns, so the exit code is 0."""
+def _run(deployment: Deployment, settings: Settings, bound: Sockets, stopping: _Stopping, *, standing: bool) -> None:
+    """Serve until SIGTERM or SIGINT: readiness off, requests in flight finish, the queue drains. Returns, so the exit code is 0.
+
+    Raises Unavailable if a worker process cannot come up.
+    """
     options: dict[str, Any] = {
-        "loop": "uvloop", "http": "httptools", "ws": "none", "lifespan": "on", "interface": "asgi3",
+        "loop": "uvloop", "http": "volenti.api.guard:Guard", "ws": "none", "lifespan": "on", "interface": "asgi3",
         "proxy_headers": False, "server_header": False, "date_header": False, "access_log": False, "log_config": None,
         "timeout_graceful_shutdown": GRACE_SECONDS, "backlog": BACKLOG,
     }  # fmt: skip
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after its drain; it ends here
     sockets = list({_port(one): one for one in bound.values()}.values())
     ports = {listener: _port(one) for listener, one in bound.items()} if len(sockets) > 1 else {}
     log.info("serving", host=settings.host, port=_port(bound["internal"]), count=settings.workers)
     if settings.workers == 1:
         application = _application(settings, deployment.dsn, ports, standing=standing)
-        uvicorn.Server(uvicorn.Config(application, **options)).run(sockets=sockets)
+        stopping.server = uvicorn.Server(uvicorn.Config(application, **options))
+        if not stopping.asked:
+            stopping.server.run(sockets=sockets)
     else:
         os.environ |= {
             "VOLENTI_WORKER_DSN": deployment.dsn("volenti_app"),
@@ -161,7 +195,11 @@ def _run(deployment: Deployment, settings: Settings, bound: Sockets, *, standing
             f"VOLENTI_{name.upper()}": _text(value) for name, value in _members(settings) if value is not None
         }
         config = uvicorn.Config("volenti.cli.serve:worker", factory=True, workers=settings.workers, **options)
-        Multiprocess(config, sockets=sockets).run()
+        supervisor = Multiprocess(config, sockets=sockets)  # takes the signals from here on
+        if not stopping.asked:
+            supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            raise Unavailable("a worker process could not start, so the service stopped")
     log.info("stopped")
 
 
@@ -169,6 +207,8 @@ def worker() -> Application:
     """The application of one worker process: the parent has started and migrated the database."""
     settings = load()
     configure(settings.log_level)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     given = os.environ["VOLENTI_WORKER_DSN"]
     embedded = bool(os.environ["VOLENTI_WORKER_EMBEDDED"])
     ports = msgspec.json.decode(os.environ["VOLENTI_WORKER_PORTS"], type=dict[Listener, int])
@@ -179,10 +219,33 @@ def worker() -> Application:
     return _application(settings, dsn, ports, standing=False)
 
 
+def _follow(parent: multiprocessing.process.BaseProcess) -> None:
+    """Stop when the parent is gone: nobody else would, and the port and the database would stay in use."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _application(
     settings: Settings, dsn: Callable[[str], str], ports: Mapping[Listener, int], *, standing: bool
 ) -> Application:
-    return Application(lambda: opened(settings, dsn), public_log=settings.public_log, test_clock=standing, ports=ports)
+    return Application(
+        lambda: _opened_patiently(settings, dsn), public_log=settings.public_log, test_clock=standing, ports=ports
+    )
+
+
+@asynccontextmanager
+async def _opened_patiently(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator[Services]:
+    deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                services = await stack.enter_async_context(opened(settings, dsn))
+                break
+            except Unavailable:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+        yield services
 
 
 def _members(settings: Settings) -> list[tuple[str, Any]]:
@@ -203,9 +266,11 @@ def _clock_stands(deployment: Deployment) -> bool:
 def _keep_alive(server: Embedded | None, stop: threading.Event) -> None:
     """Start the embedded PostgreSQL again when it does not answer; a query tells, never a pid."""
     while server is not None and not stop.wait(PROBE_SECONDS):
-        if not server.alive() and not stop.is_set():
-            log.warning("database.revived")
-            try:
+        try:
+            if not server.alive() and not stop.is_set():
                 server.revive()
-            except VolentiError as error:
-                log.error("database.down", error=str(error))
+                log.warning("database.revived")
+        except VolentiError as error:
+            log.error("database.down", error=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the watch must go on
+            log.error("database.down", error=type(error).__name__)

@@ -26,12 +26,13 @@ async def create(services: Services, name: str, *, controller: str | None = None
     ):
         raise Invalid("a workspace's name has 1 to 40 of a-z, 0-9 and -")
     workspace_id = services.new_id()
-    wrapped = await services.sealer.wrap_workspace_key(workspace_id.bytes, services.entropy(32))
+    key = services.entropy(32)
+    wrapped = await services.sealer.wrap_workspace_key(workspace_id.bytes, key)
     text = starter_policy(controller or name)
     linted = lint(text)
     if linted.policy is None:
         raise Invalid("the controller's name cannot stand in a policy")
-    async with change(services, workspace_id) as transaction:
+    async with change(services, workspace_id, key) as transaction:
         connection = transaction.connection
         await take_turn(connection, Turn.CREATE, name)  # the name is looked up before it is taken
         try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from volenti.core.admission import Choice, Command, Facts, Refusal
 from volenti.core.consent import scopes, settle
 from volenti.core.data_subject import EMPTY, DataSubjectState, Source
-from volenti.errors import Invalid
+from volenti.errors import Invalid, Unavailable
 from volenti.flows.clock import uuid7
 from volenti.flows.find_data_subject import find
 from volenti.flows.read_imports import ImportedChoice, Row, Unreadable
@@ -23,7 +23,13 @@ from volenti.flows.services import Services
 from volenti.keys.blind import import_entry_seed
 from volenti.store import ledger
 
+T = TypeVar("T")
+
 CHUNK = 256
+LANES = 16
+"""People whose rows are applied at the same moment: more would only queue for the database's connections, and time out."""
+PAUSES = (0.2, 1.0, 5.0)
+"""Seconds before a row is tried again when the database is too busy or away: one slow moment must not end a long run."""
 COMPONENT = "import"
 
 
@@ -62,41 +68,74 @@ async def import_choices(
     Entry ids derive from source, row and choice, so a second run adds nothing. Rows of one person are applied in the
     order of the file, those of different people side by side. Raises Invalid if a purpose does not exist.
     """
-    tally = _Tally()
+    tally, room = _Tally(), asyncio.Semaphore(LANES)
     readable = (row for row in rows() if isinstance(row, Row))
     while chunk := list(islice(readable, CHUNK)):
+        known = await _persistently(lambda rows=chunk: _known(services, workspace_id, source, rows))
         lanes: dict[object, list[Row]] = {}
         for row in chunk:
             lanes.setdefault(row.who[0] if row.who else row.number, []).append(row)
-        await asyncio.gather(*(_lane(services, workspace_id, source, lane, tally, dry_run) for lane in lanes.values()))
+        await asyncio.gather(
+            *(_lane(services, workspace_id, source, lane, known, tally, dry_run, room) for lane in lanes.values())
+        )
         progress(tally.rows)
     return tally.report()
 
 
 async def _lane(
-    services: Services, workspace_id: UUID, source: str, rows: list[Row], tally: _Tally, dry_run: bool
+    services: Services,
+    workspace_id: UUID,
+    source: str,
+    rows: list[Row],
+    known: set[UUID],
+    tally: _Tally,
+    dry_run: bool,
+    room: asyncio.Semaphore,
 ) -> None:
-    for row in rows:
-        tally.rows += 1
-        for lost in row.lost:
-            tally.lost[lost] += 1
-        tally.count(row.number, await _apply(services, workspace_id, source, row, dry_run))
+    async with room:
+        for row in rows:
+            tally.rows += 1
+            for lost in row.lost:
+                tally.lost[lost] += 1
+            tally.count(
+                row.number,
+                await _persistently(lambda row=row: _apply(services, workspace_id, source, row, known, dry_run)),
+            )
 
 
-async def _apply(services: Services, workspace_id: UUID, source: str, row: Row, dry_run: bool) -> str | None:
+async def _persistently(attempt: Callable[..., Coroutine[Any, Any, T]]) -> T:
+    """Try again a few times where the database does not answer: entry ids are fixed, so nothing happens twice."""
+    for pause in PAUSES:
+        try:
+            return await attempt()
+        except Unavailable:
+            await asyncio.sleep(pause)
+    return await attempt()
+
+
+async def _known(services: Services, workspace_id: UUID, source: str, rows: list[Row]) -> set[UUID]:
+    """Which of the rows' entries are in the ledger already."""
+    ids = [entry_id for row in rows for entry_id in _ids(services, workspace_id, source, row)]
+    async with services.database.workspace("volenti_app", workspace_id) as connection:
+        return set(await ledger.places(connection, workspace_id, ids))
+
+
+def _ids(services: Services, workspace_id: UUID, source: str, row: Row) -> tuple[UUID, ...]:
+    """The ids of a row's entries: of its facts, and of each choice."""
+    names = ("facts", *map(_name, row.choices))
+    return tuple(_entry_id(services, workspace_id, source, row, name) for name in names)
+
+
+async def _apply(
+    services: Services, workspace_id: UUID, source: str, row: Row, known: set[UUID], dry_run: bool
+) -> str | None:
     """None if the row was applied and is in force; else a word for the report."""
     if not row.choices:
         return "nothing_said"
     if not row.who:
         return "no_identifier"
-    at = services.clock() if row.at is None else row.at
-    ids = tuple(
-        _entry_id(services, workspace_id, source, row, at, name) for name in ("facts", *map(_name, row.choices))
-    )
-    async with services.database.workspace("volenti_app", workspace_id) as connection:
-        head = await ledger.head(connection, workspace_id)
-        known = await ledger.known_ids(connection, workspace_id, head.log_id, ids[1:])
-    if known == set(ids[1:]):
+    ids = _ids(services, workspace_id, source, row)
+    if known.issuperset(ids[1:]):
         return "already_there"
     try:
         person = (await find(services, workspace_id, row.who)).person
@@ -141,9 +180,9 @@ def _name(choice: ImportedChoice) -> str:
     return f"{choice.purpose}\n{choice.kind}\n{','.join(choice.channels)}"
 
 
-def _entry_id(services: Services, workspace_id: UUID, source: str, row: Row, at: int, event: str) -> UUID:
+def _entry_id(services: Services, workspace_id: UUID, source: str, row: Row, event: str) -> UUID:
     """The same id for the same choice of the same row of the same source, whenever it is imported."""
-    name = f"{event}\n{at if row.at is not None else ''}"
+    name = f"{event}\n{'' if row.at is None else row.at}"
     seed = import_entry_seed(services.keyring.pepper, workspace_id.bytes, source, row.name, name)
     return uuid7(row.at or 0, seed[:10])
 

@@ -106,6 +106,7 @@ async def insert(transaction: Change, policy: Policy, text: str, *, number: int)
     await policies.publish(connection, workspace_id, version, list(fresh))
     payload = {
         "version": number,
+        "source": hashlib.sha256(text.encode()).hexdigest(),
         "notices": [
             {
                 "notice": notice.notice,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Literal
 
 import msgspec
@@ -89,6 +89,10 @@ def native(lines: Iterable[bytes]) -> Iterator[Row | Unreadable]:
                 number, "events of one line share one instant, with a time zone; use a line for each instant"
             )
             continue
+        at = _in_range(times[0]) if times else None
+        if times and at is None:
+            yield Unreadable(number, "the instant is before the year 1 or after 9999 in UTC")
+            continue
         who = (
             *((Identifier("id", line.data_subject.id),) if line.data_subject.id else ()),
             *line.data_subject.identifiers,
@@ -100,7 +104,7 @@ def native(lines: Iterable[bytes]) -> Iterator[Row | Unreadable]:
             number,
             line.row or str(number),
             who,
-            milliseconds(times[0]) if times else None,
+            at,
             choices,
             (),
             line.data_subject.jurisdiction,
@@ -117,7 +121,10 @@ def transcend(lines: Iterable[bytes], purposes: Mapping[str, str]) -> Iterator[R
     purposes is not mapped: a refusal must not be lost because nobody looked.
     """
     reader = csv.reader(_text(lines), strict=True)
-    header = next(reader, None)
+    try:
+        header = next(reader, None)
+    except (csv.Error, UnicodeDecodeError):
+        header = None
     if header is None or header[:2] != ["identifier", "timestamp"]:
         raise Invalid("the file is no Transcend preference upload: its first columns are identifier and timestamp")
     unknown = sorted(set(purposes) - set(header[2:]))
@@ -194,4 +201,13 @@ def _instant(text: str) -> int | None:
     offset = timedelta() if zone == "Z" else sign * timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
     if abs(offset) >= timedelta(days=1):
         return None
-    return milliseconds(naive.replace(tzinfo=timezone(offset))) + int((fraction or "0").ljust(3, "0")[:3])
+    seconds = _in_range(naive.replace(tzinfo=timezone(offset)))
+    return None if seconds is None else seconds + int((fraction or "0").ljust(3, "0")[:3])
+
+
+def _in_range(at: datetime) -> int | None:
+    """The instant of an aware datetime; None if it cannot be written again: in UTC outside the years 1 to 9999."""
+    try:
+        return milliseconds(at.astimezone(UTC))
+    except OverflowError:
+        return None

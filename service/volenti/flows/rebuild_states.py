@@ -5,6 +5,7 @@ Opens what is sealed, so it needs the keys. Changes nothing: a difference is a f
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Collection
 from typing import Any
 from uuid import UUID
@@ -13,8 +14,9 @@ import msgspec
 
 from volenti.core.audit.verify import Finding
 from volenti.core.data_subject import EMPTY, DataSubjectState, decode_state, evolve
-from volenti.core.entry import commitment, decode
+from volenti.core.entry import Leaf, commitment, decode
 from volenti.errors import Invalid, LedgerDamaged, NotFound
+from volenti.flows.administer import opened_payload
 from volenti.flows.clock import StandingClock, milliseconds
 from volenti.flows.find_data_subject import index_of
 from volenti.flows.manage_credentials import issued_payload
@@ -22,17 +24,13 @@ from volenti.flows.record_consents import stored_entries
 from volenti.flows.seal_entries import SALT_BYTES, open_entry
 from volenti.flows.services import Services
 from volenti.keys.sealer import answer_context, holder_key_context, identifier_context, open_sealed, state_context
-from volenti.store import credentials, data_subjects, idempotency, ledger, workspaces
+from volenti.store import credentials, data_subjects, idempotency, ledger, policies, workspaces
 from volenti.store.data_subjects import EntryNeighbours, Payload
 from volenti.store.database import Connection, translated
 from volenti.store.workspaces import Deployment
 
 FEED_KEPT_MS = 23 * 3_600_000
 """Entries younger than this must stand in the change feed: it is pruned after a day, by clocks that may differ a little."""
-
-
-_NAMED_BY = {"workspace.created": "name", "credential.issued": "credential", "credential.revoked": "credential"}
-"""Which member of the payload says what an entry of the workspace itself is about."""
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -55,15 +53,19 @@ async def rebuild(services: Services, *, workspaces_only: Collection[UUID] | Non
     async with services.database.connection("volenti_app") as connection:
         with translated("polling the heads"):
             logs = {head.workspace_id for head in await ledger.heads(connection)}
-    results = [
-        await _Rebuild(services, workspace.workspace_id, workspace.name).run()
+    passes = [
+        _Rebuild(services, workspace.workspace_id, workspace.name)
         for workspace in known
         if workspaces_only is None or workspace.workspace_id in workspaces_only
     ]
+    results = [await one.run() for one in passes]
     named = logs if workspaces_only is None else set(workspaces_only)
     lost = sorted(named - {workspace.workspace_id for workspace in known})
     findings = [Finding(f"workspace {workspace_id}", "its row is missing") for workspace_id in lost]
     findings += _deployment(services, bound)
+    epochs = [payload["epoch"] for one in passes for kind, _, payload in one.changes if kind == "log.recovered"]
+    if workspaces_only is None and bound.epoch != max(epochs, default=1):
+        findings.append(Finding("deployment", f"the epoch is {bound.epoch}, and no recovery on record made it so"))
     if findings:
         results.append(Rebuilt("deployment", 0, 0, tuple(findings)))
     return results
@@ -71,8 +73,6 @@ async def rebuild(services: Services, *, workspaces_only: Collection[UUID] | Non
 
 def _deployment(services: Services, bound: Deployment) -> list[Finding]:
     findings = []
-    if bound.epoch != 1:
-        findings.append(Finding("deployment", f"the epoch is {bound.epoch}, but no recovery is on record"))
     stands = bound.test_clock is not None
     if stands != isinstance(services.clock, StandingClock):
         findings.append(
@@ -105,11 +105,8 @@ class _Rebuild:
                         f"workspace {self.name}", "its key does not unwrap: another key file, or the row was altered"
                     )
                     return self._result()
-                try:
-                    await self._each_entry(connection)
-                except NotFound:
-                    self.found("log", f"workspace {self.name} has no log, or its log has no head")
-                    return self._result()
+                self.key = key
+                await self._each_entry(connection)
                 expected = await self._each_holder(connection, key)
                 await self._identifiers(connection, expected)
                 await self._answers(connection, key)
@@ -125,51 +122,50 @@ class _Rebuild:
 
     async def _each_entry(self, connection: Connection) -> None:
         """Every entry has its payload, its holder if and only if it bears a tag, and its place in the change feed."""
-        head = await ledger.head(connection, self.workspace_id)
-        feed_begun = False
-        async for entry in data_subjects.neighbours(connection, self.workspace_id, head.log_id):
-            self.entries += 1
-            where = f"entry {entry.index}"
-            try:
-                leaf = decode(entry.leaf)
-            except Invalid:
-                self.found(where, "the leaf cannot be read")
-                continue
-            if (leaf.tag is None) != (entry.holder is None):
-                self.found(
-                    where,
-                    "it bears a tag but belongs to nobody"
-                    if entry.holder is None
-                    else "it belongs to somebody but bears no tag",
-                )
-            if entry.body is None:
-                self.found(where, "its payload is missing")
-            elif leaf.tag is None:
-                self._workspace_entry(where, entry, leaf.commitment, leaf.kind, leaf.at_ms)
-            kept = feed_begun or leaf.at_ms > self.services.clock() - FEED_KEPT_MS
-            if kept and not entry.in_feed:
-                self.found(where, "it is missing in the change feed")
-            if entry.in_feed and entry.feed_holder != entry.holder:
-                self.found(where, "the change feed names another holder")
-            feed_begun = feed_begun or entry.in_feed
-        strays = await data_subjects.strays(connection, self.workspace_id, head.log_id, head.size)
-        for table, count in strays.items():
+        logs = await ledger.logs(connection, self.workspace_id)
+        if not logs:
+            self.found("log", f"workspace {self.name} has no log, or its log has no head")
+        for head in logs:
+            feed_begun = False
+            async for entry in data_subjects.neighbours(connection, self.workspace_id, head.log_id):
+                feed_begun = self._entry(_named(entry.index, head.log_id), entry, feed_begun)
+        for table, count in (await data_subjects.strays(connection, self.workspace_id)).items():
             self.found(table, f"{count} rows belong to no entry")
 
-    def _workspace_entry(self, where: str, entry: EntryNeighbours, committed: bytes, kind: str, at: int) -> None:
+    def _entry(self, where: str, entry: EntryNeighbours, feed_begun: bool) -> bool:
+        """Look at one entry; returns whether the change feed has begun by now."""
+        self.entries += 1
+        try:
+            leaf = decode(entry.leaf)
+        except Invalid:
+            self.found(where, "the leaf cannot be read")
+            return feed_begun
+        if leaf.tag is not None and entry.holder is None:
+            self.found(where, "it bears a tag but belongs to nobody")
+        if leaf.tag is None and entry.holder is not None:
+            self.found(where, "it belongs to somebody but bears no tag")
+        if entry.body is None:
+            self.found(where, "its payload is missing")
+        elif leaf.tag is None:
+            self._workspace_entry(where, entry, leaf)
+        kept = feed_begun or leaf.at_ms > self.services.clock() - FEED_KEPT_MS
+        if kept and not entry.in_feed:
+            self.found(where, "it is missing in the change feed")
+        if entry.in_feed and entry.feed_holder != entry.holder:
+            self.found(where, "the change feed names another holder")
+        return feed_begun or entry.in_feed
+
+    def _workspace_entry(self, where: str, entry: EntryNeighbours, leaf: Leaf) -> None:
         assert entry.body is not None
         salt, payload = entry.body[:SALT_BYTES], entry.body[SALT_BYTES:]
-        if len(salt) != SALT_BYTES or commitment(salt, payload) != committed:
+        if len(salt) != SALT_BYTES or commitment(salt, payload) != leaf.commitment:
             self.found(where, "it does not commit to its payload")
             return
-        try:
-            change = msgspec.json.decode(payload, type=dict[str, Any])
-        except msgspec.DecodeError:  # also a ValidationError: no object
-            change = {}
-        if kind in _NAMED_BY and not isinstance(change.get(_NAMED_BY[kind]), str):
-            self.found(where, "its payload cannot be read")
+        change = opened_payload(self.key, entry.entry_id, leaf.at_ms, leaf.kind, leaf.notice_hash, payload)
+        if change is None:
+            self.found(where, "the service did not record it: its payload was not made with the workspace's key")
             return
-        self.changes.append((kind, at, change))
+        self.changes.append((leaf.kind, leaf.at_ms, change))
 
     async def _each_holder(self, connection: Connection, workspace_key: bytes) -> dict[bytes, tuple[UUID, bytes, str]]:
         """Fold every holder's entries and compare with the state row; returns the identifiers that the states hold."""
@@ -250,7 +246,6 @@ class _Rebuild:
 
     async def _answers(self, connection: Connection, workspace_key: bytes) -> None:
         """Every stored answer opens for its key and request, and its entries stand where it says."""
-        head = await ledger.head(connection, self.workspace_id)
         for credential_id, mac, row in await idempotency.all_rows(connection, self.workspace_id):
             where = f"idempotency row {mac.hex()[:16]}"
             try:
@@ -264,14 +259,22 @@ class _Rebuild:
             except LedgerDamaged:
                 self.found(where, "the answer does not open: key, fingerprint, credential or answer were altered")
                 continue
-            at = await ledger.ids_at(
-                connection, self.workspace_id, head.log_id, range(row.first_index, row.first_index + len(ids))
-            )
-            if (
-                row.entry_count != len(ids)
-                or [str(at.get(row.first_index + position)) for position in range(len(ids))] != ids
-            ):
+            places = await ledger.places(connection, self.workspace_id, [UUID(entry) for entry in ids])
+            stand = [places.get(UUID(entry)) for entry in ids]
+            named = [(log_id, row.first_index + n) for log_id, _ in places.values() for n in range(len(ids))][
+                : len(ids)
+            ]
+            if row.entry_count != len(ids) or stand != named:
                 self.found(where, "its entries do not stand at the index that it names")
+
+    async def _sources(self, connection: Connection) -> None:
+        """Every policy's source text is the one that was published; the document itself is the verification's to check."""
+        published = {
+            payload["version"]: payload["source"] for kind, _, payload in self.changes if kind == "policy.published"
+        }
+        for version in await policies.versions(connection, self.workspace_id):
+            if published.get(version.version) != hashlib.sha256(version.source.encode()).hexdigest():
+                self.found(f"policy version {version.version}", "the source text is not the one that was published")
 
     async def _workspace_and_credentials(self, connection: Connection) -> None:
         stored = await workspaces.by_id(connection, self.workspace_id)
@@ -280,14 +283,8 @@ class _Rebuild:
             self.found(f"workspace {stored.name}", "the name is not the one that it was created with")
         if await workspaces.has_settings(connection, self.workspace_id):
             self.found(f"workspace {stored.name}", "settings that no entry made")
-        issued: dict[str, dict[str, Any]] = {}
-        macs: set[object] = set()
-        for kind, _, payload in self.changes:
-            if kind == "credential.issued":
-                if payload["credential"] in issued or payload.get("mac") in macs:
-                    self.found(f"credential {payload['credential']}", "it was issued twice, under its id or its secret")
-                issued.setdefault(payload["credential"], payload)
-                macs.add(payload.get("mac"))
+        await self._sources(connection)
+        issued = {payload["credential"]: payload for kind, _, payload in self.changes if kind == "credential.issued"}
         revoked = {payload["credential"]: at for kind, at, payload in self.changes if kind == "credential.revoked"}
         for credential, mac in await credentials.of_workspace(connection, self.workspace_id):
             name = str(credential.credential_id)
@@ -298,6 +295,10 @@ class _Rebuild:
                 self.found(f"credential {name}", "its revocation is not as recorded")
         for name in issued:
             self.found(f"credential {name}", "it was issued and its row is missing")
+
+
+def _named(index: int, log_id: int) -> str:
+    return f"entry {index}" if log_id == 1 else f"entry {index} of log {log_id}"
 
 
 async def _grouped(rows: AsyncIterator[tuple[UUID, Payload]]) -> AsyncIterator[tuple[UUID, list[Payload]]]:

@@ -18,6 +18,8 @@ from volenti.store.database import Connection, Turn, translated, try_turn
 from volenti.store.ledger import Head, StoredCheckpoint
 
 EVERY_SECONDS = 0.2
+SIGNER_SECONDS = 5.0
+"""How long a signer may take: a key service that does not answer is one that failed."""
 
 log = structlog.get_logger()
 
@@ -61,10 +63,10 @@ async def _examine(connection: Connection, head: Head, frontier: list[bytes], be
     if (merkle.root(frontier) if frontier else merkle.EMPTY_ROOT) != head.root:
         raise LedgerDamaged(f"the head of {head.origin} does not fold to its root: the log is frozen")
     if head.size:
-        (last,) = await ledger.entries(connection, head.workspace_id, head.log_id, head.size - 1, head.size)
-        if merkle.leaf_hash(last.leaf) != last.leaf_hash:
+        last = await ledger.entries(connection, head.workspace_id, head.log_id, head.size - 1, head.size)
+        if [merkle.leaf_hash(entry.leaf) for entry in last] != [entry.leaf_hash for entry in last] or not last:
             raise LedgerDamaged(
-                f"entry {last.index} of {head.origin} does not hash to its leaf hash: the log is frozen"
+                f"entry {head.size - 1} of {head.origin} is missing or does not hash to its leaf hash: the log is frozen"
             )
     if before is not None and before.size:
         if before.size > head.size:
@@ -88,9 +90,13 @@ async def fetch(connection: Connection, head: Head, plan: merkle.Plan) -> dict[m
 
 async def _signed(services: Services, origin: str, text: str) -> str:
     key = note.parse_vkey(services.signer.vkey(origin))
-    signature = await services.signer.sign(text.encode())
-    signed = note.assemble(text, [note.signature_line(origin, key.key_id, signature)])
     try:
+        async with asyncio.timeout(SIGNER_SECONDS):
+            signature = await services.signer.sign(text.encode())
+    except Exception as error:  # whatever the client of a key service raises
+        raise Unavailable(f"the signer failed ({type(error).__name__})") from error
+    try:
+        signed = note.assemble(text, [note.signature_line(origin, key.key_id, signature)])
         checkpoint.verify(signed, [key])  # a signer that returns a wrong signature is found here, not by an auditor
     except VerificationError as error:
         raise Unavailable("the signer gave a signature that does not verify") from error
@@ -121,7 +127,7 @@ class Checkpointer:
         self._signed: dict[UUID, tuple[int, int]] = {}
 
     async def run(self) -> None:
-        """Run until cancelled. A fault is logged once a pass and never ends it."""
+        """Run until cancelled. A fault is logged and tried again in the next pass."""
         while True:
             try:
                 await self.sign_all()
@@ -130,12 +136,16 @@ class Checkpointer:
             await asyncio.sleep(EVERY_SECONDS)
 
     async def sign_all(self) -> None:
-        """Sign every active log that moved since this process last saw it signed."""
+        """Sign every active log that moved since this process last saw it signed. A log's fault is logged and keeps no other waiting."""
         async with self._services.database.connection("volenti_signer") as connection:
             with translated("polling the heads"):
                 heads = await ledger.heads(connection)
         for head in heads:
             if head.state == "active" and self._signed.get(head.workspace_id) != (head.log_id, head.size):
-                signed = await sign(self._services, head.workspace_id)
+                try:
+                    signed = await sign(self._services, head.workspace_id)
+                except VolentiError as error:
+                    log.warning("checkpoint.failed", origin=head.origin, error=str(error))
+                    continue
                 if signed is not None:
                     self._signed[head.workspace_id] = (head.log_id, signed.size)

@@ -36,6 +36,17 @@ def import_entry_seed(pepper: bytes, workspace_id: bytes, source: str, row: str,
     return _mac(pepper, "volenti/import-entry/v1", workspace_id, _utf8(source), _utf8(row), _utf8(event))
 
 
+def workspace_entry_mac(
+    workspace_key: bytes, entry_id: bytes, at_ms: int, kind: str, content_hash: bytes, payload: bytes
+) -> bytes:
+    """Give the 32 bytes that show that the service itself recorded an entry of the workspace's own.
+
+    Such an entry belongs to nobody and is not sealed; without this a database administrator could append one.
+    """
+    at = at_ms.to_bytes(8)
+    return _mac(workspace_key, "volenti/workspace-entry/v1", entry_id, at, _utf8(kind), content_hash, payload)
+
+
 def log_name(pepper: bytes, workspace_id: bytes, holder: bytes) -> str:
     """Give 8 letters and digits by which log lines of one holder are told from others', and no holder from them."""
     return base64.b32encode(_mac(pepper, "volenti/log-name/v1", workspace_id, holder)[:5]).decode("ascii").lower()

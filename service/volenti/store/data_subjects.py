@@ -135,16 +135,17 @@ async def lineages(connection: Connection, workspace_id: UUID) -> AsyncIterator[
         yield row[0], Payload(*row[1:])
 
 
-async def strays(connection: Connection, workspace_id: UUID, log_id: int, size: int) -> dict[str, int]:
-    """How many rows, by table, stand beside no entry of the log."""
+async def strays(connection: Connection, workspace_id: UUID) -> dict[str, int]:
+    """How many rows, by table, stand beside no entry of the workspace's logs."""
     beside = ("ledger_change", "entry_payload", "data_subject_entry")
     counts = {
         table: await connection.fetchval(
-            f"SELECT count(*) FROM {table} WHERE workspace_id = $1 AND (log_id <> $2 OR idx NOT BETWEEN 0 AND $3 - 1)",
-            workspace_id, log_id, size,
+            f"SELECT count(*) FROM {table} t WHERE t.workspace_id = $1 AND NOT EXISTS (SELECT FROM ledger_entry e"
+            " WHERE e.workspace_id = $1 AND e.log_id = t.log_id AND e.idx = t.idx)",
+            workspace_id,
         )
         for table in beside
-    }  # fmt: skip
+    }
     counts["suppression"] = await connection.fetchval(
         "SELECT count(*) FROM suppression WHERE workspace_id = $1", workspace_id
     )

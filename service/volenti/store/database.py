@@ -119,17 +119,18 @@ class Database:
 
     @asynccontextmanager
     async def connection(self, role: Role) -> AsyncIterator[Connection]:
-        """Lend a connection outside a transaction. Raises Unavailable after ACQUIRE_SECONDS without one."""
+        """Lend a connection outside a transaction. Raises Unavailable after ACQUIRE_SECONDS without one, or if it is lost."""
         pool = await self.pool(role)
-        with translated("reading"):
+        with translated("using the database"):
             connection = await pool.acquire(timeout=ACQUIRE_SECONDS)
-        try:
-            yield connection
-        except (asyncio.CancelledError, *LOST):
-            connection.terminate()  # never hand a connection back whose last statement has an unknown outcome
-            raise
-        finally:
-            await pool.release(connection)
+            try:
+                yield connection
+            except BaseException as error:
+                if isinstance(error, (asyncio.CancelledError, *LOST)) or isinstance(error.__cause__, LOST):
+                    connection.terminate()  # never hand one back whose last statement has an unknown outcome
+                raise
+            finally:
+                await pool.release(connection)
 
     @asynccontextmanager
     async def workspace(self, role: Role, workspace_id: UUID, *, snapshot: bool = False) -> AsyncIterator[Connection]:

@@ -92,6 +92,9 @@ _INCLUDE = "include 'postgresql.volenti.conf'\n"
 _BY_US = "# Written by Volenti at each start; a change made here is lost.\n"
 _ACCESS = f"{_BY_US}local all all peer map=volenti\n"
 
+# InternalClientError: a server that dies in the middle of the greeting.
+_NO_ANSWER = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 # Exits with 3 and names the first folder or program that it cannot enter or run.
 _FIRST_CLOSED = 'for path do test -x "$path" || { printf %s "$path"; exit 3; }; done'
 
@@ -215,7 +218,7 @@ class Embedded:
             raise Unavailable(
                 f"the PostgreSQL of {self.data_dir} was started for another user of this machine"
             ) from exc
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except _NO_ANSWER:
             return False
         return True
 
@@ -276,7 +279,7 @@ class Embedded:
             self._start()
         try:  # the process that made the cluster may have died before it came to this
             _run_query(_create_database(self.url("volenti", "postgres")))
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        except _NO_ANSWER as exc:
             raise Unavailable(f"the PostgreSQL of {self.data_dir} started, then did not answer: {exc}") from exc
 
     def _refuse_other_data(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -186,6 +186,16 @@ async def head(connection: Connection, workspace_id: UUID) -> Head:
     return Head(**dict(row))
 
 
+async def logs(connection: Connection, workspace_id: UUID) -> list[Head]:
+    """The heads of all logs of a workspace, the oldest first; all but the newest are sealed."""
+    rows = await connection.fetch(
+        "SELECT h.workspace_id, h.log_id, h.size, h.root, l.origin, l.state FROM ledger_head h JOIN ledger_log l USING (workspace_id, log_id)"
+        " WHERE h.workspace_id = $1 ORDER BY h.log_id",
+        workspace_id,
+    )
+    return [Head(*row) for row in rows]
+
+
 async def head_and_frontier(connection: Connection, workspace_id: UUID) -> tuple[Head, list[bytes]]:
     """The head of the newest log, and the roots of its perfect subtrees, largest first: of one instant, in one statement.
 
@@ -338,15 +348,6 @@ async def prune_changes(connection: Connection, workspace_id: UUID) -> int:
     return int(tag.rpartition(" ")[2])
 
 
-async def known_ids(connection: Connection, workspace_id: UUID, log_id: int, ids: Collection[UUID]) -> set[UUID]:
-    """Which of these entry ids the log has."""
-    rows = await connection.fetch(
-        "SELECT entry_id FROM ledger_entry WHERE workspace_id = $1 AND log_id = $2 AND entry_id = ANY($3)",
-        workspace_id, log_id, list(ids),
-    )  # fmt: skip
-    return {row[0] for row in rows}
-
-
 async def orphans(connection: Connection, workspace_id: UUID) -> dict[str, int]:
     """How many rows, by table, are of a log that the workspace does not have."""
     counts = {
@@ -360,32 +361,11 @@ async def orphans(connection: Connection, workspace_id: UUID) -> dict[str, int]:
     return {table: count for table, count in counts.items() if count}
 
 
-class NoticeRow(msgspec.Struct, frozen=True):
-    """A published notice version as it is stored, whatever its columns hold."""
-
-    notice: str
-    version: int
-    change: str
-    hash: bytes
-    policy_version: int
-    published_at: datetime
-
-
-async def notice_rows(connection: Connection, workspace_id: UUID) -> list[NoticeRow]:
-    """Every stored notice version."""
+async def places(connection: Connection, workspace_id: UUID, ids: Collection[UUID]) -> dict[UUID, tuple[int, int]]:
+    """Where entries stand, by id: the number of the log and the index in it."""
     rows = await connection.fetch(
-        "SELECT notice, version, change, hash, policy_version, published_at FROM notice_version WHERE workspace_id = $1",
-        workspace_id,
-    )
-    return [NoticeRow(*row) for row in rows]
-
-
-async def ids_at(connection: Connection, workspace_id: UUID, log_id: int, indexes: Collection[int]) -> dict[int, UUID]:
-    """The entry ids at some indexes."""
-    rows: list[Any] = await connection.fetch(
-        "SELECT idx, entry_id FROM ledger_entry WHERE workspace_id = $1 AND log_id = $2 AND idx = ANY($3)",
-        workspace_id,
-        log_id,
-        list(indexes),
-    )
-    return {row[0]: row[1] for row in rows}
+        "SELECT entry_id, log_id, idx FROM ledger_log l JOIN ledger_entry e USING (workspace_id, log_id)"
+        " WHERE l.workspace_id = $1 AND e.entry_id = ANY($2)",
+        workspace_id, list(ids),
+    )  # fmt: skip
+    return {row[0]: (row[1], row[2]) for row in rows}

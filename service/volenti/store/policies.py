@@ -53,6 +53,26 @@ async def notices(connection: Connection, workspace_id: UUID, *, up_to: int) -> 
     return [msgspec.convert(dict(row), PublishedNotice) for row in rows]
 
 
+class NoticeRow(msgspec.Struct, frozen=True):
+    """A published notice version as it is stored, whatever its columns hold."""
+
+    notice: str
+    version: int
+    change: str
+    hash: bytes
+    policy_version: int
+    published_at: datetime
+
+
+async def notice_rows(connection: Connection, workspace_id: UUID) -> list[NoticeRow]:
+    """Every stored notice version."""
+    rows = await connection.fetch(
+        "SELECT notice, version, change, hash, policy_version, published_at FROM notice_version WHERE workspace_id = $1",
+        workspace_id,
+    )
+    return [NoticeRow(*row) for row in rows]
+
+
 async def publish(
     connection: Connection, workspace_id: UUID, policy: PolicyVersion, new_notices: list[PublishedNotice]
 ) -> None:

@@ -36,6 +36,7 @@ class Migration(msgspec.Struct, frozen=True):
 
     @property
     def transactional(self) -> bool:
+        """False if the header says `-- transaction: none`; such a file holds one statement: several sent at once are a transaction."""
         return "-- transaction: none" not in self.sql.split("\nSET", 1)[0]
 
 
