@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +18,31 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
+from volenti.cli.deployment import prepare
 from volenti.cli.main import run, volenti
 from volenti.core.policy.starter import starter_policy
 from volenti.keys.credential import PATTERN
 from volenti.keys.keyring import create_file
+from volenti.store import embedded
 from volenti.store.embedded import Embedded
 
 _numbers = itertools.count()
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Embedded]:
+    """A deployment of this module's own: its commands look at everything in it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="volenti-tests-") as folder,
+        embedded.running(
+            Path(folder) / "data", pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None
+        ) as running,
+    ):
+        asyncio.run(prepare(running))
+        create_file(running.data_dir / "keys.json", os.urandom)
+        assert run(["workspace", "list", "--data-dir", str(running.data_dir)]) == 0  # binds the database to its keys
+        yield running
 
 
 @pytest.fixture(scope="module")

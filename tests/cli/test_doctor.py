@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from volenti.cli.deployment import prepare
 from volenti.cli.main import run
 from volenti.keys.keyring import create_file
+from volenti.store import embedded
 from volenti.store.embedded import Embedded
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Embedded]:
+    """A deployment of this module's own: its commands look at everything in it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="volenti-tests-") as folder,
+        embedded.running(
+            Path(folder) / "data", pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None
+        ) as running,
+    ):
+        asyncio.run(prepare(running))
+        create_file(running.data_dir / "keys.json", os.urandom)
+        assert run(["workspace", "list", "--data-dir", str(running.data_dir)]) == 0  # binds the database to its keys
+        yield running
 
 
 @pytest.fixture(autouse=True)
