@@ -243,7 +243,7 @@ class _Rebuild:
 
     def _holds(self, key: bytes, index: bytes, sealed: bytes | None, value: str | None) -> bool:
         if sealed is None or value is None:
-            return sealed is value
+            return sealed is None and value is None
         try:
             return open_sealed(key, sealed, identifier_context(self.workspace_id.bytes, index)) == value.encode()
         except LedgerDamaged:
