@@ -221,7 +221,12 @@ async def _decide(
     person, added = chosen
     if person is None and not any(identifier.type == "id" for identifier in added):
         added = (Identifier("id", f"{OUR_ID}{services.new_id()}"), *added)
-    facts = msgspec.structs.replace(command.facts, added=(*added, *command.facts.added))
+    gone = {index_of(services, workspace_id, identifier) for identifier in command.facts.removed}
+    known = () if person is None else person.state.identifiers
+    removed = tuple(
+        one for one in known if gone and index_of(services, workspace_id, one) in gone
+    )  # however it is spelt
+    facts = msgspec.structs.replace(command.facts, added=(*added, *command.facts.added), removed=removed)
     admission = admit(
         msgspec.structs.replace(command, facts=facts),
         EMPTY if person is None else person.state,
