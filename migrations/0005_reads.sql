@@ -8,14 +8,14 @@ SET LOCAL statement_timeout = '60s';
 -- Everything that a decision needs, in one snapshot: a row for each blind index asked for (holder NULL: unknown), or one row when none is asked for.
 -- Runs with the caller's rights: row-level security holds for the workspace that it sets for this transaction.
 CREATE FUNCTION find_states(p_ws uuid, p_indexes bytea[])
-RETURNS TABLE (log_id int, log_state text, head_size bigint, epoch int, policy_version int, at timestamptz,
+RETURNS TABLE (log_id int, log_state text, head_size bigint, epoch int, policy_version int, at timestamptz, origin text,
                blind_index bytea, holder uuid, wrapped_key bytea, revision bigint, last_entry_id uuid, sealed bytea)
 LANGUAGE plpgsql VOLATILE SET search_path = volenti, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
   PERFORM set_config('app.workspace', p_ws::text, true);
   RETURN QUERY
-    SELECT l.log_id, l.state, h.size, d.epoch, (SELECT max(v.version) FROM policy_version v WHERE v.workspace_id = p_ws), volenti.now(),
+    SELECT l.log_id, l.state, h.size, d.epoch, (SELECT max(v.version) FROM policy_version v WHERE v.workspace_id = p_ws), volenti.now(), l.origin,
            q.blind_index, i.holder, k.wrapped_key, s.revision, s.last_entry_id, s.sealed
     FROM (SELECT * FROM ledger_log g WHERE g.workspace_id = p_ws ORDER BY g.log_id DESC LIMIT 1) l
     JOIN ledger_head h ON h.workspace_id = p_ws AND h.log_id = l.log_id

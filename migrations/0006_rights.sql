@@ -28,7 +28,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA volenti TO volenti_admin;
 GRANT INSERT ON workspace, deployment, policy_version, notice_version, credential TO volenti_admin;
 GRANT UPDATE (settings) ON workspace TO volenti_admin;
 GRANT UPDATE (revoked_at) ON credential TO volenti_admin;
-GRANT UPDATE (test_clock) ON deployment TO volenti_admin;
+GRANT UPDATE (test_clock, epoch) ON deployment TO volenti_admin;
 GRANT EXECUTE ON FUNCTION ledger_append, ledger_open TO volenti_admin;
 -- the checkpointer
 GRANT SELECT ON ledger_log, ledger_head, ledger_entry, ledger_tile, ledger_checkpoint, deployment, workspace TO volenti_signer;

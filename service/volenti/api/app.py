@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
+import structlog
 from litestar import Litestar, Request, Response
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
@@ -18,6 +19,7 @@ from volenti.api.endpoint import Context, Listener, Route, respond
 from volenti.api.problems import Problematic, body_of, headers_of, problem_of
 from volenti.api.routes import routes
 from volenti.flows.clock import StandingClock
+from volenti.flows.keep_anchor import Agrees, guard, read_journal
 from volenti.flows.manage_credentials import Authenticator
 from volenti.flows.prune import keep_pruned
 from volenti.flows.services import Services
@@ -25,6 +27,8 @@ from volenti.flows.sign_checkpoint import Checkpointer
 from volenti.telemetry import configure
 
 Scope = dict[str, Any]
+
+log = structlog.get_logger()
 
 
 class Application:
@@ -86,6 +90,7 @@ class Application:
     async def started(self) -> AsyncIterator[None]:
         """Open the services and run what runs beside requests, for as long as the block lasts: the server's lifespan."""
         async with self._opening() as services:
+            await _guard(services)
             self._context = Context(services, Authenticator(services), self._unready)
             tasks = [asyncio.create_task(Checkpointer(services).run()), asyncio.create_task(keep_pruned(services))]
             try:
@@ -125,6 +130,14 @@ class Application:
             status_code=route.status,
             include_in_schema=False,
         )(handle)
+
+
+async def _guard(services: Services) -> None:
+    """Before the first answer: a log that contradicts its anchor or journal is frozen, and its checks deny."""
+    lines = await asyncio.to_thread(read_journal, services)
+    for origin, standing in (await guard(services, lines)).items():
+        if not isinstance(standing, Agrees):
+            log.error("ledger.frozen", origin=origin, detail="run: volenti recover")
 
 
 _NO_ROUTE = Problematic(404, "no_route", "there is no such route")

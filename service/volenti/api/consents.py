@@ -33,17 +33,18 @@ IMPLEMENTED_KINDS = ("grant", "deny", "withdraw", "object")
 _canonical = msgspec.json.Encoder(order="sorted")
 
 
+def authorise_actor(call: Call, actor: wire.ActorReference) -> None:
+    """Raise a 403 problem where a credential without `imports:write` records as an import: an import needs no notice."""
+    if actor.type == "import" and "imports:write" not in call.caller.scopes:
+        detail = "to record as an import the credential needs the scope imports:write"
+        raise Problematic(403, "scope_missing", detail, pointer="/actor/type")
+
+
 async def record_choices(call: Call) -> Reply:
     """Record choices of one person, together or not at all."""
     asked: wire.ConsentsRequest = call.body
     _refuse_unimplemented(asked)
-    if asked.actor.type == "import" and "imports:write" not in call.caller.scopes:
-        raise Problematic(
-            403,
-            "scope_missing",
-            "to record as an import the credential needs the scope imports:write",
-            pointer="/actor/type",
-        )
+    authorise_actor(call, asked.actor)
     if call.caller.purposes is not None and any(event.purpose not in call.caller.purposes for event in asked.events):
         raise Problematic(403, "out_of_scope", "the credential does not cover this purpose")
     grants = any(event.kind == "grant" for event in asked.events)

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from volenti.api import wire
-from volenti.api.consents import recorded, retry_of
+from volenti.api.consents import authorise_actor, recorded, retry_of
 from volenti.api.endpoint import Call, Reply
 from volenti.api.problems import Problematic, not_implemented
 from volenti.api.values import composed, identifier, zone
@@ -65,6 +65,7 @@ async def lookup(call: Call) -> Reply:
 async def update(call: Call) -> Reply:
     """Change facts about a person: identifiers and their verification, jurisdiction, time zone, locale."""
     asked: wire.FactsRequest = call.body
+    authorise_actor(call, asked.actor)
     for name in ("birth_date", "guardian", "push_permission", "relations"):
         if getattr(asked, name) not in (None, ()):
             raise not_implemented(f"/{name}")

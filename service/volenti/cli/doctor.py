@@ -85,7 +85,7 @@ def _services(deployment: Deployment) -> list[Outcome]:
         outcomes.append(
             (
                 0,
-                "anchor and withdrawal journal: not in this version; restore no backup without reading docs/operations.md",
+                f"anchor: {services.settings.anchor_path or 'none'}; journal: {services.settings.journal_path or 'none'}",
             )
         )
         return outcomes

@@ -24,6 +24,7 @@ _COMMANDS = {
     "import": "volenti.cli.import_choices:import_choices",
     "audit": "volenti.cli.audit:audit",
     "keys": "volenti.cli.keys:keys",
+    "recover": "volenti.cli.recover:recover",
 }
 
 

@@ -100,6 +100,8 @@ class DataSubjectUpdated(
     jurisdiction: str | None = None
     time_zone: str | None = None
     locale: str | None = None
+    blind_indexes: tuple[str, ...] = ()
+    """Identifiers known by their keyed HMACs only (hex): of a person whom a recovery made again."""
 
 
 Event: TypeAlias = ConsentRecorded | DataSubjectUpdated
@@ -122,6 +124,7 @@ class DataSubjectState(msgspec.Struct, frozen=True, array_like=True):
     time_zone: str = ""
     locale: str = ""
     consents: dict[str, tuple[ConsentEvent, ...]] = {}
+    blind_indexes: tuple[str, ...] = ()
 
     def on(self, purpose: str) -> tuple[ConsentEvent, ...]:
         """The person's choices on a purpose, in effect order."""
@@ -174,6 +177,7 @@ def evolve(state: DataSubjectState, entry: Entry) -> DataSubjectState:
                 jurisdiction=state.jurisdiction if event.jurisdiction is None else event.jurisdiction,
                 time_zone=state.time_zone if event.time_zone is None else event.time_zone,
                 locale=state.locale if event.locale is None else event.locale,
+                blind_indexes=(*state.blind_indexes, *event.blind_indexes),
             )
 
 

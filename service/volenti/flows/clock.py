@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 from uuid import UUID
 
@@ -12,6 +12,7 @@ Clock: TypeAlias = Callable[[], int]
 """Milliseconds since the epoch, UTC."""
 Entropy: TypeAlias = Callable[[int], bytes]
 """As many random bytes as asked for."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def wall_clock() -> int:
@@ -43,7 +44,7 @@ def instant(milliseconds: int) -> datetime:
 
 def milliseconds(at: datetime) -> int:
     """The instant of an aware datetime, cut to whole milliseconds."""
-    return round(at.timestamp() * 1_000_000) // 1000
+    return (at - _EPOCH) // timedelta(milliseconds=1)
 
 
 def rfc3339(milliseconds: int) -> str:

@@ -17,12 +17,14 @@ from volenti.keys.blind import credential_mac
 from volenti.keys.credential import mint, parse
 from volenti.store import credentials, ledger
 from volenti.store.credentials import Credential
+from volenti.store.journal import Line
 
 SCOPES = (
     "check", "decisions:read", "consents:write", "consents:read", "preferences:write", "contacts:write", "signals:write", "links:create",
     "sessions:create", "imports:write", "policy:read", "policy:write", "ledger:read", "audit:export", "data_subjects:erase", "webhooks:write", "admin",
 )  # fmt: skip
 
+REVOKED = "credential.revoked"
 CACHED_SECONDS = 0.5
 """How long a process believes what it read about a credential: well under the second within which a revocation binds."""
 _CACHED = 10_000
@@ -103,14 +105,19 @@ def issued_payload(credential: Credential, mac: bytes) -> dict[str, Any]:
 
 
 async def revoke(services: Services, workspace_id: UUID, credential_id: UUID) -> None:
-    """Revoke a credential. Raises NotFound if it does not exist or is revoked already."""
+    """Revoke a credential. Raises NotFound if it does not exist or is revoked already.
+
+    The journal has the revocation before the ledger does, so that no old backup brings the credential back.
+    """
+    entry_id = services.new_id()
     async with change(services, workspace_id) as transaction:
         if not await credentials.revoke(transaction.connection, workspace_id, credential_id, instant(transaction.now)):
             raise NotFound("there is no such credential, or it is revoked already")
         head = await ledger.head(transaction.connection, workspace_id)
-        await transaction.record(
-            "credential.revoked", {"credential": str(credential_id)}, entry_id=services.new_id(), log_id=head.log_id
-        )
+        if services.journal is not None:
+            now, name = transaction.now, str(credential_id)
+            await services.journal.write([Line(head.origin, -1, str(entry_id), REVOKED, now, now, credential=name)])
+        await transaction.record(REVOKED, {"credential": str(credential_id)}, entry_id=entry_id, log_id=head.log_id)
 
 
 class Authenticator:

@@ -15,8 +15,10 @@ from volenti.keys.sealer import LocalSealer
 from volenti.keys.signer import LocalSigner
 from volenti.settings import Settings
 from volenti.store import schema, workspaces
+from volenti.store.anchor import FileAnchor
 from volenti.store.appender import Appender
 from volenti.store.database import Database, translated
+from volenti.store.journal import Journal
 
 
 @asynccontextmanager
@@ -33,7 +35,15 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
     database = Database(
         dsn, read_connections=settings.read_connections, pooler=settings.database_pooler == "transaction"
     )
-    appender = Appender(database)
+    anchor_path, journal_path = settings.anchor_path, settings.journal_path
+    if settings.profile == "production" and (anchor_path is None or journal_path is None):
+        raise Invalid(
+            "the production profile needs an anchor and a journal outside the database: give VOLENTI_ANCHOR and VOLENTI_JOURNAL"
+        )
+    name = f"{wall_clock()}-{os.getpid()}-{os.urandom(4).hex()}"
+    journal = None if journal_path is None else Journal(journal_path, name, required=settings.profile == "production")
+    anchor = None if anchor_path is None else FileAnchor(anchor_path)
+    appender = Appender(database, journal=journal)
     try:
         await database.check()
         clock = await _bound_clock(database, keyring)
@@ -46,9 +56,13 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
             clock,
             os.urandom,
             settings,
+            anchor,
+            journal,
         )
     finally:
         await appender.close()
+        if journal is not None:
+            journal.close()
         await database.close()
 
 

@@ -11,8 +11,9 @@ from volenti.core.ledger.merkle import LeafIndex, TreeSize
 from volenti.core.ledger.proof import Proof
 from volenti.core.ledger.tile import FULL_WIDTH, Bundle, Tile, encode_bundle, width_of
 from volenti.errors import Invalid, LedgerDamaged, NotFound, Unavailable
+from volenti.flows.keep_anchor import fetch
 from volenti.flows.services import Services
-from volenti.flows.sign_checkpoint import covering, fetch
+from volenti.flows.sign_checkpoint import covering
 from volenti.store import ledger
 from volenti.store.ledger import Head, StoredCheckpoint, StoredEntry
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
 
 from volenti.core.admission import Admitted, Command, NewEntry, Refusal, admit
-from volenti.core.data_subject import EMPTY, DataSubjectState, Identifier
+from volenti.core.data_subject import EMPTY, ENTRY_KINDS, ConsentRecorded, DataSubjectState, Entry, Identifier
+from volenti.core.entry import decode
 from volenti.core.ledger.merkle import leaf_hash
 from volenti.errors import LedgerDamaged, Unavailable
 from volenti.flows.clock import boot_seconds
 from volenti.flows.find_data_subject import Found, Person, find, index_of
-from volenti.flows.seal_entries import sealed_entries, sealed_state
+from volenti.flows.seal_entries import open_entry, sealed_entries, sealed_state
 from volenti.flows.services import Services
 from volenti.keys.blind import fingerprint_mac, idempotency_mac
 from volenti.keys.sealer import NONCE_BYTES, answer_context, holder_key_context, identifier_context, open_sealed, seal
-from volenti.store import idempotency, workspaces
+from volenti.store import data_subjects, idempotency, workspaces
 from volenti.store.appender import Appended, ClockSkewed, IdClash, KeyReused, Moved, Repeated
+from volenti.store.data_subjects import Ground
+from volenti.store.journal import Line
 from volenti.store.ledger import IdempotencyRow, IdentifierChange, Item, NewHolder, PendingEntry, PendingHolder
 
+RESTRICTIONS = frozenset(kind for choice, kind in ENTRY_KINDS.items() if choice != "grant")
+"""Kinds of entries that take back or refuse."""
 OUR_ID = "ds_"
 """How the ids begin that the service gives to people whom no caller has named."""
 ROUNDS = 5
@@ -113,6 +119,8 @@ async def _record(
         mac = idempotency_mac(services.keyring.pepper, workspace_id.bytes, retry.credential_id.bytes, retry.key)
         fingerprint = fingerprint_mac(services.keyring.pepper, workspace_id.bytes, retry.request, retry.body)
         repeated = await _answered(services, workspace_id, retry.credential_id, mac, fingerprint)
+        if isinstance(repeated, Recorded):
+            await _journal_again(services, workspace_id, who, repeated)
         if repeated is not None:
             return repeated
     begun = boot_seconds()
@@ -213,7 +221,12 @@ async def _decide(
     person, added = chosen
     if person is None and not any(identifier.type == "id" for identifier in added):
         added = (Identifier("id", f"{OUR_ID}{services.new_id()}"), *added)
-    facts = msgspec.structs.replace(command.facts, added=(*added, *command.facts.added))
+    gone = {index_of(services, workspace_id, identifier) for identifier in command.facts.removed}
+    known = () if person is None else person.state.identifiers
+    removed = tuple(
+        one for one in known if gone and index_of(services, workspace_id, one) in gone
+    )  # however it is spelt
+    facts = msgspec.structs.replace(command.facts, added=(*added, *command.facts.added), removed=removed)
     admission = admit(
         msgspec.structs.replace(command, facts=facts),
         EMPTY if person is None else person.state,
@@ -247,7 +260,8 @@ def _choose(
             if any(choice.kind == "grant" for choice in command.choices) or not command.choices:
                 return IdentifierTaken(position)
             continue
-        if owner is None or identifier.verified_at is not None:
+        nameless = owner is not None and found.indexes[position].hex() in owner.state.blind_indexes
+        if owner is None or nameless or identifier.verified_at is not None:
             added.append(identifier)
     return person, tuple(added)
 
@@ -273,8 +287,52 @@ async def _item(services: Services, workspace_id: UUID, decided: _Decided) -> tu
         identifiers=_bindings(
             services, workspace_id, holder, key, None if person is None else person.state, admission.state
         ),
+        journal=journal_lines(
+            services,
+            workspace_id,
+            found.ground,
+            holder,
+            admission.state,
+            [(n, Entry(new.id, now, new.event), new.kind) for n, new in enumerate(admission.entries)],
+        ),
     )
     return item, entries
+
+
+def journal_lines(
+    services: Services,
+    workspace_id: UUID,
+    ground: Ground,
+    holder: UUID,
+    state: DataSubjectState,
+    entries: Iterable[tuple[int, Entry, str]],
+) -> tuple[Line, ...]:
+    """The lines of the withdrawal journal for the restrictions among a holder's entries (position, entry, kind)."""
+    if services.journal is None:
+        return ()
+    restrictions = [one for one in entries if one[2] in RESTRICTIONS]
+    if not restrictions:
+        return ()
+    indexes = {index_of(services, workspace_id, identifier).hex() for identifier in state.identifiers}
+    known = tuple(sorted(indexes.union(state.blind_indexes)))
+    return tuple(_line(ground, holder, known, *restriction) for restriction in restrictions)
+
+
+def _line(ground: Ground, holder: UUID, indexes: tuple[str, ...], position: int, entry: Entry, kind: str) -> Line:
+    event = entry.event
+    assert isinstance(event, ConsentRecorded)
+    return Line(
+        origin=ground.origin,
+        index=position,
+        entry=entry.id,
+        kind=kind,
+        at=event.occurred_at,
+        recorded_at=entry.recorded_at,
+        holder=str(holder),
+        blind_indexes=indexes,
+        purposes=(event.purpose,),
+        channels=event.channels,
+    )
 
 
 def _bindings(
@@ -292,11 +350,12 @@ def _bindings(
     }
     new = {index_of(services, workspace_id, identifier): identifier for identifier in after.identifiers}
     changes = [IdentifierChange(index, holder, None, None) for index in old.keys() - new.keys()]
+    bound = frozenset(before.blind_indexes) if before is not None else frozenset()  # theirs already, by their HMAC only
     for index in new.keys() - old.keys():
         sealed = seal(
             key, services.entropy(NONCE_BYTES), new[index].value.encode(), identifier_context(workspace_id.bytes, index)
         )
-        changes.append(IdentifierChange(index, None, holder, sealed))
+        changes.append(IdentifierChange(index, holder if index.hex() in bound else None, holder, sealed))
     return tuple(changes)
 
 
@@ -323,6 +382,29 @@ async def _answered(
         return KeyMisused()
     return await _opened(
         services, workspace_id, credential_id, mac, fingerprint, stored.first_index, stored.answer, epoch
+    )
+
+
+async def _journal_again(
+    services: Services, workspace_id: UUID, who: tuple[Identifier, ...], repeated: Recorded
+) -> None:
+    """Make sure that the journal holds a repeated answer's restrictions: the first time may have ended before it did."""
+    ids = {entry.entry for entry in repeated.entries if entry.kind in RESTRICTIONS}
+    if services.journal is None or not ids:
+        return
+    found = await find(services, workspace_id, who)
+    if found.person is None:
+        return
+    async with services.database.workspace("volenti_app", workspace_id) as connection:
+        payloads = await data_subjects.payloads(connection, workspace_id, found.person.holder)
+    entries = [
+        (payload.index, open_entry(workspace_id, found.person.key, payload), decode(payload.leaf).kind)
+        for payload in payloads
+        if str(payload.entry_id) in ids
+    ]
+    person = found.person
+    await services.journal.write(
+        journal_lines(services, workspace_id, found.ground, person.holder, person.state, entries)
     )
 
 

@@ -13,8 +13,10 @@ from volenti.keys.sealer import Sealer
 from volenti.keys.signer import Signer
 from volenti.settings import Settings
 from volenti.store import policies, workspaces
+from volenti.store.anchor import AnchorStore
 from volenti.store.appender import Appender
 from volenti.store.database import Connection, Database
+from volenti.store.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Services:
     clock: Clock
     entropy: Entropy
     settings: Settings
+    anchor: AnchorStore | None = None
+    journal: Journal | None = None
     _workspace_keys: dict[UUID, bytes] = field(default_factory=dict, repr=False)
     _policies: dict[tuple[UUID, int], CompiledPolicy] = field(default_factory=dict, repr=False)
 

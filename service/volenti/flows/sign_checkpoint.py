@@ -10,8 +10,9 @@ import structlog
 from volenti.core.ledger import checkpoint, merkle, note
 from volenti.core.ledger.checkpoint import TreeHead
 from volenti.core.ledger.merkle import TreeSize
-from volenti.core.ledger.tile import nodes_from, tiles_of, width_of
 from volenti.errors import LedgerDamaged, Unavailable, VerificationError, VolentiError
+from volenti.flows.clock import milliseconds
+from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, examine, fetch, move_on
 from volenti.flows.services import Services
 from volenti.store import ledger
 from volenti.store.database import Connection, Turn, translated, try_turn
@@ -24,38 +25,55 @@ SIGNER_SECONDS = 5.0
 log = structlog.get_logger()
 
 
-async def sign(services: Services, workspace_id: UUID) -> StoredCheckpoint | None:
-    """Sign the workspace's committed head, unless it is signed already; returns the newest checkpoint.
+async def sign(services: Services, workspace_id: UUID, *, unanchored: bool = False) -> StoredCheckpoint | None:
+    """Sign the workspace's committed head and anchor it, unless that is done already; returns the newest checkpoint.
 
-    Returns None if another process is signing this log at the moment. Raises LedgerDamaged, after freezing the log, if
-    the head contradicts an earlier checkpoint or itself; Unavailable if the signer fails.
+    `unanchored`: the log is new, or an operator accepted its head: nothing is anchored for it yet. Returns None if
+    another process is signing this log at the moment. Raises LedgerDamaged, after freezing the log, if the head
+    contradicts an earlier checkpoint, its anchor or itself; Unavailable if the signer or the anchor fails.
     """
     try:
         async with services.database.workspace("volenti_signer", workspace_id) as connection:
             with translated("signing a checkpoint"):
                 if not await try_turn(connection, Turn.SIGN, str(workspace_id)):
                     return None
-                return await _sign(services, connection, workspace_id)
+                return await _sign(services, connection, workspace_id, unanchored=unanchored)
     except LedgerDamaged:
         async with services.database.workspace("volenti_signer", workspace_id) as connection:
             await ledger.freeze(connection, workspace_id, (await ledger.head(connection, workspace_id)).log_id)
         raise
 
 
-async def _sign(services: Services, connection: Connection, workspace_id: UUID) -> StoredCheckpoint:
+async def _sign(
+    services: Services, connection: Connection, workspace_id: UUID, *, unanchored: bool
+) -> StoredCheckpoint:
     head, frontier = await ledger.head_and_frontier(connection, workspace_id)
     before = await ledger.checkpoint(connection, workspace_id, head.log_id)
-    if before is not None and before.size == head.size and before.root == head.root:
-        return before
-    await _examine(connection, head, frontier, before)
-    text = checkpoint.render(TreeHead(head.origin, TreeSize(head.size), head.root))
-    signed = await _signed(services, head.origin, text)
-    stored = await ledger.put_checkpoint(
-        connection, workspace_id, head.log_id, size=head.size, root=head.root, note=signed
-    )
-    if stored.root != head.root:
-        raise LedgerDamaged(f"two roots for size {head.size} of {head.origin}: the log is frozen")
-    return stored
+    standing = await examine(services, connection, head)
+    match standing:
+        case Contradicts(how=how):
+            raise LedgerDamaged(
+                f"{head.origin} contradicts its anchor ({how}): the log is frozen; run: volenti recover"
+            )
+        case Unanchored() if not unanchored:
+            raise LedgerDamaged(f"nothing is anchored for {head.origin}: the log is frozen; run: volenti recover")
+        case Agrees(anchored=anchored):
+            pass
+        case Unanchored():
+            anchored = None
+    if before is None or before.size != head.size or before.root != head.root:
+        await _examine(connection, head, frontier, before)
+        if before is not None and services.clock() < milliseconds(before.signed_at):
+            raise Unavailable("the clock stands before the newest checkpoint; nothing is signed until it has caught up")
+        text = checkpoint.render(TreeHead(head.origin, TreeSize(head.size), head.root))
+        signed = await _signed(services, head.origin, text)
+        before = await ledger.put_checkpoint(
+            connection, workspace_id, head.log_id, size=head.size, root=head.root, note=signed
+        )
+        if before.root != head.root:
+            raise LedgerDamaged(f"two roots for size {head.size} of {head.origin}: the log is frozen")
+    await move_on(services, head, anchored, before)
+    return before
 
 
 async def _examine(connection: Connection, head: Head, frontier: list[bytes], before: StoredCheckpoint | None) -> None:
@@ -77,15 +95,6 @@ async def _examine(connection: Connection, head: Head, frontier: list[bytes], be
             TreeSize(before.size), TreeSize(head.size), merkle.finish(plan, nodes), before.root, head.root
         ):
             raise LedgerDamaged(f"{head.origin} does not extend its newest checkpoint: the log is frozen")
-
-
-async def fetch(connection: Connection, head: Head, plan: merkle.Plan) -> dict[merkle.Coordinate, bytes]:
-    """Read the nodes that a proof needs from the tiles of a tree of the head's size."""
-    tiles = {}
-    for level, index in tiles_of(plan.nodes):
-        width = width_of(TreeSize(head.size), level, index)
-        tiles[level, index] = await ledger.tile_hashes(connection, head.workspace_id, head.log_id, level, index, width)
-    return nodes_from(tiles, plan.nodes)
 
 
 async def _signed(services: Services, origin: str, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from volenti.errors import Invalid, VerificationError
 from volenti.flows.clock import milliseconds
 from volenti.flows.services import Services
 from volenti.store import ledger, policies
-from volenti.store.database import Connection, Database, translated
+from volenti.store.database import Connection, translated
 from volenti.store.ledger import Head
 
 Progress = Callable[[int, int], None]
@@ -37,29 +38,36 @@ async def verify(
         with translated("reading the heads"):
             heads = await ledger.heads(connection)
     reports = []
-    for head in heads:
-        if workspaces is None or head.workspace_id in workspaces:
-            key = note.parse_vkey(services.signer.vkey(head.origin))
-            reports.append(await _verify_log(services.database, head, key, progress))
+    for workspace_id, logs in groupby(heads, key=lambda head: head.workspace_id):  # the oldest log first
+        if workspaces is None or workspace_id in workspaces:
+            published: list[tuple[str, Leaf]] = []
+            *sealed, newest = logs
+            reports += [await _verify_log(services, head, published, progress, newest=False) for head in sealed]
+            reports.append(await _verify_log(services, newest, published, progress, newest=True))
     for workspace_id in set(workspaces or ()) - {head.workspace_id for head in heads}:
         lost = Finding("log", f"workspace {workspace_id} has no log, or its log has no head")
         reports.append(Report(f"workspace {workspace_id}", TreeSize(0), EMPTY_ROOT, (lost,), TreeSize(0)))
     return reports
 
 
-async def _verify_log(database: Database, head: Head, key: VerifierKey, progress: Progress) -> Report:
-    async with database.workspace("volenti_audit", head.workspace_id, snapshot=True) as connection:
+async def _verify_log(
+    services: Services, head: Head, published: list[tuple[str, Leaf]], progress: Progress, *, newest: bool
+) -> Report:
+    """Verify one log. `published` collects the entries that published policies, over all logs of the workspace."""
+    key = note.parse_vkey(services.signer.vkey(head.origin))
+    anchored = None if services.anchor is None else await services.anchor.read(head.origin)
+    async with services.database.workspace("volenti_audit", head.workspace_id, snapshot=True) as connection:
         with translated("verifying the ledger"):
             head = await _head(connection, head)
             stored = await ledger.checkpoints(connection, head.workspace_id, head.log_id)
-            signed, findings = read_checkpoints(head.origin, [row.note for row in stored], [KeyPeriod(key)])
+            notes = [row.note for row in stored] + ([anchored] if anchored is not None and newest else [])
+            signed, findings = read_checkpoints(head.origin, notes, [KeyPeriod(key)])
             check = LogCheck(head.origin, signed, findings)
             for row in stored:
                 _compare_checkpoint(check, row)
-            if head.state != "active":
+            if head.state != ("active" if newest else "sealed"):
                 check.findings.append(Finding("log", f"the log is {head.state}"))
             tiles = await ledger.tiles(connection, head.workspace_id, head.log_id)
-            published: list[tuple[str, Leaf]] = []
             expected = 0
             async for entry in ledger.all_entries(connection, head.workspace_id, head.log_id):
                 if entry.index != expected:
@@ -92,7 +100,8 @@ async def _verify_log(database: Database, head: Head, key: VerifierKey, progress
             ]
             for table, count in (await ledger.orphans(connection, head.workspace_id)).items():
                 check.findings.append(Finding(table, f"{count} rows are of a log that the workspace does not have"))
-            check.findings += [finding async for finding in _policies(connection, head.workspace_id, published)]
+            if newest:
+                check.findings += [finding async for finding in _policies(connection, head.workspace_id, published)]
     return check.report()
 
 

@@ -17,6 +17,7 @@ import msgspec
 from volenti.errors import Invalid, LedgerDamaged, Unavailable, VolentiError
 from volenti.store import ledger
 from volenti.store.database import BUSY, LOST, Connection, Database
+from volenti.store.journal import Journal
 from volenti.store.ledger import Item, ItemResult
 
 BATCH_ENTRIES = 512
@@ -74,8 +75,9 @@ class _Lane:
 class Appender:
     """Appends items to logs, many callers at a time. One batch a log is in flight; a few connections serve all logs."""
 
-    def __init__(self, database: Database, *, connections: int = 2) -> None:
+    def __init__(self, database: Database, *, connections: int = 2, journal: Journal | None = None) -> None:
         self._database = database
+        self._journal = journal
         self._lanes: dict[tuple[UUID, int], _Lane] = {}
         self._turns: WeakValueDictionary[tuple[UUID, str, str], asyncio.Lock] = WeakValueDictionary()
         self._idle: asyncio.Queue[Connection | None] = asyncio.Queue()
@@ -172,9 +174,29 @@ class Appender:
                     future.set_exception(error)
             return
         # COMMIT has been seen: from here on what was appended holds, whatever happens to the callers.
+        try:
+            await self._journaled(items, results)
+        except (
+            VolentiError
+        ) as error:  # committed, but a restriction may not be acknowledged: its retry comes by here again
+            for item, future in batch:
+                if item.journal and not future.done():
+                    future.set_exception(error)
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():
                 future.set_result(_outcome(result))
+
+    async def _journaled(self, items: Sequence[Item], results: Sequence[ItemResult]) -> None:
+        """Put the restrictions that are in the ledger into the journal, those of a repeated item too."""
+        if self._journal is not None:
+            lines = [
+                msgspec.structs.replace(line, index=result.first_index + line.index)
+                for item, result in zip(items, results, strict=True)
+                if result.verdict in ("appended", "duplicate") and result.first_index is not None
+                for line in item.journal
+            ]
+            if lines:
+                await self._journal.write(lines)
 
     async def _committed(self, lane: _Lane, items: Sequence[Item]) -> list[ItemResult]:
         """The results of one batch. After a lost connection the same bytes are sent again: the ids tell what was written."""

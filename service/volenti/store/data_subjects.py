@@ -21,6 +21,7 @@ class Ground(msgspec.Struct, frozen=True):
     epoch: int
     policy_version: int | None
     at: datetime
+    origin: str
 
 
 class StoredState(msgspec.Struct, frozen=True):
@@ -54,8 +55,8 @@ async def find(
     rows = await connection.fetch("SELECT * FROM find_states($1, $2)", workspace_id, indexes)
     if not rows:
         raise NotFound("the workspace has no ledger")
-    found = {row[6]: StoredState(row[7], row[8], row[9], row[10], row[11]) for row in rows if row[7] is not None}
-    return Ground(*rows[0][:6]), found
+    found = {row[7]: StoredState(row[8], row[9], row[10], row[11], row[12]) for row in rows if row[8] is not None}
+    return Ground(*rows[0][:7]), found
 
 
 async def by_holder(connection: Connection, workspace_id: UUID, holder: UUID) -> StoredState:

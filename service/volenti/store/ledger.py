@@ -12,6 +12,7 @@ import msgspec
 from volenti.core.ledger.tile import FULL_WIDTH
 from volenti.errors import LedgerDamaged, NotFound
 from volenti.store.database import Connection
+from volenti.store.journal import Line
 
 Verdict = Literal["appended", "duplicate", "again", "key_reused", "conflict", "clock"]
 
@@ -72,6 +73,8 @@ class Item(msgspec.Struct, frozen=True):
     new_holders: tuple[NewHolder, ...] = ()
     identifiers: tuple[IdentifierChange, ...] = ()
     idempotency: IdempotencyRow | None = None
+    journal: tuple[Line, ...] = ()
+    """What the withdrawal journal must hold before the item is acknowledged; `index` counts within the item."""
 
 
 class ItemResult(msgspec.Struct, frozen=True):

@@ -38,6 +38,11 @@ async def epoch(connection: Connection) -> int:
     return int(await connection.fetchval("SELECT epoch FROM deployment"))
 
 
+async def raise_epoch(connection: Connection) -> int:
+    """Begin the next epoch, after a recovery; returns it."""
+    return int(await connection.fetchval("UPDATE deployment SET epoch = epoch + 1 RETURNING epoch"))
+
+
 async def has_settings(connection: Connection, workspace_id: UUID) -> bool:
     """True if the workspace has settings of its own."""
     return bool(

@@ -1,0 +1,142 @@
+"""Compare a log with its anchor and its journal, and move the anchor on: rollback and fork are found here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from volenti.core.ledger import checkpoint, merkle, note
+from volenti.core.ledger.checkpoint import TreeHead
+from volenti.core.ledger.merkle import TreeSize
+from volenti.core.ledger.tile import nodes_from, tiles_of, width_of
+from volenti.errors import LedgerDamaged, NotFound, VerificationError
+from volenti.flows.services import Services
+from volenti.store import journal, ledger
+from volenti.store.database import Connection
+from volenti.store.journal import Line
+from volenti.store.ledger import Head, StoredCheckpoint
+
+
+class Agrees(msgspec.Struct, frozen=True):
+    """The log is what was anchored, or extends it. `anchored` is the note that is kept; None where nothing is kept."""
+
+    anchored: str | None
+
+
+class Unanchored(msgspec.Struct, frozen=True):
+    """Nothing is anchored for a log that has entries: the anchor was lost, or never was. An operator has to accept the head."""
+
+
+class Contradicts(msgspec.Struct, frozen=True):
+    """The log is behind or beside what was anchored or journaled: rolled back, forked, or the anchor was edited."""
+
+    how: Literal["rolled_back", "forked", "anchor_altered", "journal_ahead"]
+    anchored: str | None
+
+
+Standing: TypeAlias = Agrees | Unanchored | Contradicts
+
+
+async def examine(services: Services, connection: Connection, head: Head, lines: Iterable[Line] = ()) -> Standing:
+    """How a committed head stands to its anchor and to the journal's lines. Raises Unavailable if the anchor cannot be read."""
+    if services.anchor is None:
+        return Agrees(None)
+    anchored = await services.anchor.read(head.origin)
+    if anchored is None:
+        return Unanchored() if head.size else Agrees(None)
+    try:
+        known = checkpoint.verify(anchored, [note.parse_vkey(services.signer.vkey(head.origin))])
+    except VerificationError:
+        return Contradicts("anchor_altered", anchored)
+    if known.size > head.size:
+        return Contradicts("rolled_back", anchored)
+    if not await _extends(connection, head, known):
+        return Contradicts("forked", anchored)
+    newest = max(
+        (line for line in lines if line.origin == head.origin and line.index >= 0),
+        key=lambda line: line.index,
+        default=None,
+    )
+    if newest is not None and not await _stands(connection, head, newest):
+        return Contradicts("journal_ahead", anchored)
+    return Agrees(anchored)
+
+
+async def _extends(connection: Connection, head: Head, known: TreeHead) -> bool:
+    if known.size == head.size or known.size == 0:
+        return known.size == 0 or known.root == head.root
+    plan = merkle.consistency_plan(TreeSize(known.size), TreeSize(head.size))
+    try:
+        proof = merkle.finish(plan, await fetch(connection, head, plan))
+    except LedgerDamaged:
+        return False
+    return merkle.verify_consistency(TreeSize(known.size), TreeSize(head.size), proof, known.root, head.root)
+
+
+async def _stands(connection: Connection, head: Head, line: Line) -> bool:
+    """True if the entry that was acknowledged last, as the journal knows it, is where it was acknowledged."""
+    try:
+        return str((await ledger.entry(connection, head.workspace_id, head.log_id, line.index)).id) == line.entry
+    except NotFound:
+        return False
+
+
+async def fetch(connection: Connection, head: Head, plan: merkle.Plan) -> dict[merkle.Coordinate, bytes]:
+    """Read the nodes that a proof needs from the tiles of a tree of the head's size."""
+    tiles = {}
+    for level, index in tiles_of(plan.nodes):
+        width = width_of(TreeSize(head.size), level, index)
+        tiles[level, index] = await ledger.tile_hashes(connection, head.workspace_id, head.log_id, level, index, width)
+    return nodes_from(tiles, plan.nodes)
+
+
+async def move_on(services: Services, head: Head, anchored: str | None, signed: StoredCheckpoint) -> None:
+    """Anchor a checkpoint that was found to extend what is anchored.
+
+    Another replica may have been faster: then what it anchored must be ours or longer. Raises LedgerDamaged if it is
+    another tree of the same size.
+    """
+    if (
+        services.anchor is None
+        or anchored == signed.note
+        or await services.anchor.swap(head.origin, anchored, signed.note)
+    ):
+        return
+    now_kept = await services.anchor.read(head.origin)
+    other = None if now_kept is None else checkpoint.parse(note.parse(now_kept).text)
+    if other is None or (other.size == signed.size and other.root != signed.root):
+        raise LedgerDamaged(f"the anchor of {head.origin} holds another tree of size {signed.size}: the log is frozen")
+
+
+def read_journal(services: Services) -> list[Line]:
+    """Every line of the withdrawal journal. Raises LedgerDamaged if the journal was edited."""
+    folder = services.settings.journal_path
+    return [] if folder is None else list(journal.read(folder))
+
+
+async def guard(services: Services, lines: Iterable[Line] = ()) -> dict[str, Standing]:
+    """Before the first answer: freeze every log that contradicts its anchor or journal, or has none; returns how each stands.
+
+    A frozen log takes no entries, and checks of its workspace deny `system.restoring`, until `volenti recover`.
+    """
+    known = list(lines)
+    standings: dict[str, Standing] = {}
+    async with services.database.connection("volenti_signer") as connection:
+        heads = await ledger.heads(connection)
+    for head in heads:
+        if head.state == "active":
+            standings[head.origin] = await guard_log(services, head.workspace_id, known)
+    return standings
+
+
+async def guard_log(services: Services, workspace_id: UUID, lines: Iterable[Line] = ()) -> Standing:
+    """The same for one workspace's newest log."""
+    async with services.database.workspace("volenti_signer", workspace_id) as connection:
+        head = await ledger.head(connection, workspace_id)
+        standing = await examine(services, connection, head, lines)
+        if not isinstance(standing, Agrees):
+            await ledger.freeze(connection, workspace_id, head.log_id)
+    return standing

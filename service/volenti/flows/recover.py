@@ -1,0 +1,242 @@
+"""Recover a workspace whose log was rolled back or forked: a new log under a new origin, and everything taken back stays so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from volenti.core.admission import NewEntry
+from volenti.core.data_subject import (
+    EMPTY,
+    ENTRY_KINDS,
+    UPDATED,
+    ConsentRecorded,
+    DataSubjectState,
+    DataSubjectUpdated,
+    Entry,
+    Event,
+    evolve,
+)
+from volenti.errors import Conflict, Invalid, NotFound
+from volenti.flows.administer import Change, change
+from volenti.flows.clock import instant
+from volenti.flows.find_data_subject import Person, open_person
+from volenti.flows.keep_anchor import Agrees, Contradicts, Standing, Unanchored, examine
+from volenti.flows.seal_entries import sealed_entries, sealed_state
+from volenti.flows.services import Services
+from volenti.flows.sign_checkpoint import sign
+from volenti.keys.sealer import NONCE_BYTES, holder_key_context, seal
+from volenti.store import credentials, data_subjects, ledger, workspaces
+from volenti.store.journal import Line
+from volenti.store.ledger import Head, IdentifierChange, Item, NewHolder, PendingHolder
+
+COMPONENT = "recovery"
+_KINDS = {kind: choice for choice, kind in ENTRY_KINDS.items()}
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """What was done for a workspace. `origin` is the log that goes on; `replayed` counts the journal's lines that were missing."""
+
+    workspace: str
+    how: str
+    origin: str
+    replayed: int
+    epoch: int
+
+
+async def recover(services: Services, lines: Sequence[Line], *, accept_head: Collection[str] = ()) -> list[Recovered]:
+    """Recover every workspace whose log is frozen; those that stand as they should are left alone.
+
+    A log that contradicts its anchor or journal is sealed and goes on under a new origin: one transaction appends an
+    entry that names the anchored checkpoint, and each restriction of the journal that no log of the workspace holds, so
+    that all of them are in effect before the first permit. A log without an anchor is taken up again only if its
+    workspace is in `accept_head`, which is itself recorded. Raises Invalid for one that is not.
+    """
+    async with services.database.connection("volenti_admin") as connection:
+        known = await workspaces.names(connection)
+    done = []
+    for workspace in known:
+        async with services.database.workspace("volenti_signer", workspace.workspace_id) as connection:
+            head = await ledger.head(connection, workspace.workspace_id)
+            standing = await examine(services, connection, head, lines)
+        if head.state == "frozen" or not isinstance(standing, Agrees):
+            done.append(
+                await _recover(services, workspace.name, head, standing, lines, accept=workspace.name in accept_head)
+            )
+    return done
+
+
+async def _recover(
+    services: Services, name: str, head: Head, standing: Standing, lines: Sequence[Line], *, accept: bool
+) -> Recovered:
+    match standing:
+        case Agrees():
+            return await _take_up(services, name, head, "thawed", {})
+        case Unanchored():
+            if not accept:
+                raise Invalid(
+                    f"nothing is anchored for {head.origin}: if its {head.size} entries are all that there ever were, say so with --accept-head {name}"
+                )
+            return await _take_up(services, name, head, "head_accepted", {"size": head.size, "root": head.root.hex()})
+        case Contradicts():
+            return await _begin_anew(services, name, head, standing, lines)
+
+
+async def _take_up(services: Services, name: str, head: Head, how: str, payload: dict[str, Any]) -> Recovered:
+    """Let a frozen log go on as it is, with an entry that says so."""
+    await _freeze(services, head)
+    async with change(services, head.workspace_id) as transaction:
+        log_id = await ledger.open_log(transaction.connection, head.workspace_id, head.origin)
+        epoch = await workspaces.epoch(transaction.connection)
+        await transaction.record(
+            f"log.{how}", {"origin": head.origin, **payload}, entry_id=services.new_id(), log_id=log_id
+        )
+    await sign(services, head.workspace_id, unanchored=how == "head_accepted")
+    return Recovered(name, how, head.origin, 0, epoch)
+
+
+async def _begin_anew(
+    services: Services, name: str, head: Head, standing: Contradicts, lines: Sequence[Line]
+) -> Recovered:
+    await _freeze(services, head)
+    workspace_key = await services.workspace_key(head.workspace_id)
+    base = "/".join(head.origin.split("/")[:2])
+    origin = f"{base}/{head.log_id + 1}"
+    ours = [line for line in lines if line.origin == base or line.origin.startswith(f"{base}/")]
+    async with change(services, head.workspace_id) as transaction:
+        connection = transaction.connection
+        log_id = await ledger.open_log(connection, head.workspace_id, origin)
+        epoch = await workspaces.raise_epoch(connection)
+        payload: dict[str, Any] = {
+            "from": head.origin,
+            "how": standing.how,
+            "size": head.size,
+            "root": head.root.hex(),
+            "epoch": epoch,
+        }
+        if standing.anchored is not None:
+            payload["anchored"] = standing.anchored
+        await transaction.record("log.recovered", payload, entry_id=services.new_id(), log_id=log_id)
+        replayed = await _Replay(transaction, log_id, workspace_key).run(ours)
+    # Committed: the restrictions are in effect, and only now does the workspace permit anything again.
+    await sign(services, head.workspace_id, unanchored=True)
+    return Recovered(name, standing.how, origin, replayed, epoch)
+
+
+async def _freeze(services: Services, head: Head) -> None:
+    if head.state == "active":
+        async with services.database.workspace("volenti_signer", head.workspace_id) as connection:
+            await ledger.freeze(connection, head.workspace_id, head.log_id)
+
+
+class _Replay:
+    """Appends the journal's lines that are missing, within the recovery's transaction."""
+
+    def __init__(self, transaction: Change, log_id: int, workspace_key: bytes) -> None:
+        self.transaction, self.services = transaction, transaction.services
+        self.workspace_id, self.connection = transaction.workspace_id, transaction.connection
+        self.now, self.log_id, self.workspace_key = transaction.now, log_id, workspace_key
+
+    async def run(self, lines: Sequence[Line]) -> int:
+        known = await ledger.places(self.connection, self.workspace_id, [UUID(line.entry) for line in lines])
+        missing = {
+            line.entry: line for line in lines if UUID(line.entry) not in known
+        }  # each once, whoever wrote it twice
+        for line in sorted(missing.values(), key=lambda line: (line.recorded_at, line.origin, line.index)):
+            await (self._revoke(line) if line.credential else self._restrict(line))
+        return len(missing)
+
+    async def _revoke(self, line: Line) -> None:
+        await credentials.revoke(self.connection, self.workspace_id, UUID(line.credential), instant(self.now))
+        await self.transaction.record(
+            line.kind, {"credential": line.credential}, entry_id=UUID(line.entry), log_id=self.log_id
+        )
+
+    async def _restrict(self, line: Line) -> None:
+        """Append a restriction under its own id; a person whom the backup does not know is made again, with a new key."""
+        holder = UUID(line.holder)
+        person = await self._person(holder)
+        events: list[NewEntry] = []
+        state = EMPTY if person is None else person.state
+        if person is None:
+            identity = DataSubjectUpdated(
+                blind_indexes=line.blind_indexes,
+                occurred_at=self.now,
+                claimed_at=self.now,
+                actor="system",
+                component=COMPONENT,
+            )
+            state = self._add(events, state, str(self.services.new_id()), UPDATED, (), identity, None)
+        previous = str(person.last_entry) if person is not None else events[-1].id
+        for purpose in line.purposes:
+            event = ConsentRecorded(
+                kind=_KINDS[line.kind], purpose=purpose, channels=line.channels, occurred_at=line.at, claimed_at=line.at,
+                actor="system", component=COMPONENT,
+            )  # fmt: skip
+            state = self._add(events, state, line.entry, line.kind, (purpose,), event, previous)
+        await self._append(holder, person, events, state, line)
+
+    def _add(
+        self,
+        events: list[NewEntry],
+        state: DataSubjectState,
+        entry_id: str,
+        kind: str,
+        purposes: tuple[str, ...],
+        event: Event,
+        previous: str | None,
+    ) -> DataSubjectState:
+        event = msgspec.structs.replace(event, previous=previous)
+        events.append(NewEntry(entry_id, kind, purposes, None, event))
+        return evolve(state, Entry(entry_id, self.now, event))
+
+    async def _person(self, holder: UUID) -> Person | None:
+        try:
+            return open_person(
+                self.workspace_id,
+                self.workspace_key,
+                await data_subjects.by_holder(self.connection, self.workspace_id, holder),
+            )
+        except NotFound:
+            return None
+
+    async def _append(
+        self, holder: UUID, person: Person | None, events: list[NewEntry], state: DataSubjectState, line: Line
+    ) -> None:
+        services, workspace_id = self.services, self.workspace_id
+        key = services.entropy(32) if person is None else person.key
+        entries = sealed_entries(services, workspace_id, self.log_id, holder, key, events, self.now)
+        last = entries[-1].id
+        changes: tuple[IdentifierChange, ...] = ()
+        new: tuple[NewHolder, ...] = ()
+        if person is None:
+            wrapped = seal(
+                self.workspace_key,
+                services.entropy(NONCE_BYTES),
+                key,
+                holder_key_context(workspace_id.bytes, holder.bytes),
+            )
+            new = (NewHolder(holder, wrapped),)
+            bound = await data_subjects.identifiers(self.connection, workspace_id)
+            indexes = [bytes.fromhex(index) for index in line.blind_indexes]
+            changes = tuple(IdentifierChange(index, None, holder, None) for index in indexes if index not in bound)
+        item = Item(
+            entries=entries,
+            holders=(
+                PendingHolder(
+                    holder,
+                    0 if person is None else person.revision,
+                    len(entries),
+                    last,
+                    sealed_state(services, workspace_id, holder, key, state, last),
+                ),
+            ),
+            new_holders=new,
+            identifiers=changes,
+        )
+        (result,) = await ledger.append(self.connection, workspace_id, self.log_id, [item])
+        if result.verdict != "appended":
+            raise Conflict(f"entry {line.entry} of the journal could not be replayed: {result.verdict}")

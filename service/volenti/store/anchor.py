@@ -1,0 +1,92 @@
+"""The anchor: the newest checkpoint of each log, in a place that the database's administrator does not hold.
+
+A database that was rolled back or forked is found because its head is behind or beside the anchor. The store compares
+and swaps; whether the new checkpoint may follow the old one is the caller's to prove, as a witness's would be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from volenti.errors import Unavailable
+
+
+class AnchorStore(Protocol):
+    """Keeps one signed note an origin, outside the database."""
+
+    async def read(self, origin: str) -> str | None:
+        """The note that is kept, verbatim; None if none is. MUST raise Unavailable when it cannot be told."""
+        ...
+
+    async def swap(self, origin: str, old: str | None, new: str) -> bool:
+        """Replace `old` (None: nothing) by `new`, if `old` is what is kept; False if it is not.
+
+        MUST be atomic and durable before it returns True: after a crash the old note or the new one is there, never
+        half of one. MUST raise Unavailable when the outcome is not known.
+        """
+        ...
+
+
+class FileAnchor:
+    """Keeps the notes as files of a folder, which belongs on another volume than the database's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def read(self, origin: str) -> str | None:
+        try:
+            return await asyncio.to_thread(self._read, origin)
+        except OSError as error:
+            raise Unavailable(f"the anchor cannot be read: {error.strerror}") from error
+
+    async def swap(self, origin: str, old: str | None, new: str) -> bool:
+        try:
+            return await asyncio.shield(asyncio.to_thread(self._swap, origin, old, new))
+        except OSError as error:
+            raise Unavailable(f"the anchor cannot be written: {error.strerror}") from error
+
+    def _path(self, origin: str) -> Path:
+        return self._folder / f"{hashlib.sha256(origin.encode()).hexdigest()}.checkpoint"
+
+    def _read(self, origin: str) -> str | None:
+        try:
+            return self._path(origin).read_text(encoding="utf-8", errors="surrogateescape")
+        except FileNotFoundError:
+            return None
+
+    def _swap(self, origin: str, old: str | None, new: str) -> bool:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._alone():
+            if self._read(origin) != old:
+                return False
+            path = self._path(origin)
+            fresh = path.with_suffix(".new")
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(new.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            return True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One writer at a time, also among processes; the lock ends with its process."""
+        descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)

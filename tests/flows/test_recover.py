@@ -1,0 +1,332 @@
+"""An old backup revives nothing: rollback and fork are found before the first answer, and recovery brings every restriction back."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from volenti.api.app import application
+from volenti.core.admission import Choice, Command
+from volenti.core.consent import ConsentKind
+from volenti.core.data_subject import Identifier
+from volenti.core.decision import Deny, Question
+from volenti.core.ledger import checkpoint, note
+from volenti.core.policy.document import Action, Channel
+from volenti.errors import Invalid, Unavailable
+from volenti.flows.check_policy import Consistency, check
+from volenti.flows.create_workspace import create
+from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, read_journal
+from volenti.flows.manage_credentials import Authenticator, issue, revoke
+from volenti.flows.open_services import opened
+from volenti.flows.rebuild_states import rebuild
+from volenti.flows.record_consents import Recorded, Retry, record
+from volenti.flows.recover import recover
+from volenti.flows.services import Services
+from volenti.flows.sign_checkpoint import sign
+from volenti.flows.verify_ledger import verify
+from volenti.settings import Settings
+from volenti.store import ledger, schema
+from volenti.store.embedded import Embedded
+
+_numbers = itertools.count()
+QUESTION = Question(action=Action.SEND, purpose="newsletter", channel=Channel.EMAIL)
+
+
+@dataclass
+class Place:
+    """A deployment of its own on the test server: a database that can be copied and put back, anchor and journal beside it."""
+
+    server: Embedded
+    folder: Path
+    database: str
+    profile: Literal["laptop", "production"] = "laptop"
+
+    def services(self, **changed: Any) -> AbstractAsyncContextManager[Services]:
+        given = {"anchor": str(self.folder / "anchor"), "journal": str(self.folder / "journal"), **changed}
+        settings = Settings(
+            data_dir=str(self.folder),
+            key_file=str(self.server.data_dir / "keys.json"),
+            log_level="error",
+            profile=self.profile,
+            **given,
+        )
+        return opened(settings, lambda role: self.server.url(role, self.database))
+
+    async def back_up(self) -> str:
+        name = f"{self.database}_backup{next(_numbers)}"
+        await self._copy(self.database, name)
+        return name
+
+    async def put_back(self, backup: str) -> None:
+        self.database = f"{self.database}_restored{next(_numbers)}"
+        await self._copy(backup, self.database)
+
+    async def _copy(self, source: str, target: str) -> None:
+        connection = await asyncpg.connect(self.server.url("volenti", "postgres"))
+        try:
+            await connection.execute(f'CREATE DATABASE "{target}" TEMPLATE "{source}"')
+        finally:
+            await connection.close()
+
+
+@pytest.fixture
+async def place(server: Embedded, tmp_path: Path) -> Place:
+    database = f"recover{os.getpid()}_{next(_numbers)}"
+    connection = await asyncpg.connect(server.url("volenti", "postgres"))
+    await connection.execute(f"CREATE DATABASE {database}")
+    await connection.close()
+    await schema.bootstrap(server.url("volenti", database))
+    await schema.migrate(server.url("volenti_migrate", database), report=lambda line: None)
+    return Place(server, tmp_path, database)
+
+
+async def choose(
+    services: Services, workspace: UUID, person: str, kind: ConsentKind, *, retry: Retry | None = None
+) -> Recorded:
+    choice = Choice(kind=kind, purpose="newsletter", notice="newsletter@1" if kind == "grant" else None)
+    command = Command(
+        actor="data_subject", component="tests", choices=(choice,), method="web_form", surface="https://shop.example"
+    )
+    who = (Identifier("id", person), Identifier("email", f"{person}@example.org"))
+    recorded = await record(services, workspace, command, who, retry)
+    assert isinstance(recorded, Recorded)
+    return recorded
+
+
+async def reason(services: Services, workspace: UUID, person: str) -> str:
+    decision = (await check(services, workspace, Identifier("id", person), QUESTION, Consistency())).decision
+    return decision.reasons[0].reason.code
+
+
+async def clean(services: Services) -> bool:
+    verified = all(report.clean for report in await verify(services))
+    return verified and not any(rebuilt.findings for rebuilt in await rebuild(services))
+
+
+async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_then_every_withdrawal_holds(
+    place: Place,
+) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+        await choose(services, workspace, "bela", "grant")
+        issued = await issue(services, workspace, component="mail", scopes=["check"])
+        await sign(services, workspace)
+    backup = await place.back_up()
+    async with place.services() as services:
+        await choose(services, workspace, "anna", "withdraw")
+        await choose(services, workspace, "cora", "object")  # first seen after the backup
+        await revoke(services, workspace, UUID(issued.credential_id))
+        anchored = await sign(services, workspace)
+        assert anchored is not None
+    await place.put_back(backup)
+
+    async with place.services() as services:
+        standings = await guard(services, read_journal(services))
+        assert standings["localhost/shop"] == Contradicts("rolled_back", anchored.note)
+        assert {await reason(services, workspace, person) for person in ("anna", "bela", "cora")} == {
+            "system.restoring"
+        }
+        with pytest.raises(Unavailable):
+            await choose(services, workspace, "bela", "withdraw")
+
+        (done,) = await recover(services, read_journal(services))
+
+        assert (done.how, done.origin, done.replayed, done.epoch) == ("rolled_back", "localhost/shop/2", 3, 2)
+        assert await reason(services, workspace, "anna") == "consent.withdrawn"
+        assert await reason(services, workspace, "bela") == "consent.granted"
+        assert await reason(services, workspace, "cora") == "objection.recorded"
+        assert await Authenticator(services)(issued.secret) is None
+        assert await clean(services)
+        assert await recover(services, read_journal(services)) == []
+
+
+async def test_the_first_entry_of_the_new_log_names_the_anchored_checkpoint(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+    backup = await place.back_up()
+    async with place.services() as services:
+        await choose(services, workspace, "anna", "withdraw")
+        anchored = await sign(services, workspace)
+        assert anchored is not None
+    await place.put_back(backup)
+
+    async with place.services() as services:
+        await recover(services, read_journal(services))
+        async with services.database.workspace("volenti_app", workspace) as connection:
+            body = await connection.fetchval("SELECT body FROM entry_payload WHERE log_id = 2 AND idx = 0")
+            sealed, active = await ledger.logs(connection, workspace)
+
+        assert (sealed.state, active.state, active.origin) == ("sealed", "active", "localhost/shop/2")
+        assert anchored.note.splitlines()[2] in body[32:].decode()
+        kept = await services.anchor.read("localhost/shop/2") if services.anchor is not None else None
+        assert kept is not None
+        assert checkpoint.verify(kept, [note.parse_vkey(services.signer.vkey("localhost/shop/2"))]).size == active.size
+
+
+async def test_a_person_made_again_gets_their_identifiers_back_when_a_caller_states_them(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+    backup = await place.back_up()
+    async with place.services() as services:
+        await choose(services, workspace, "anna", "withdraw")
+        await sign(services, workspace)
+    await place.put_back(backup)
+
+    async with place.services() as services:
+        await recover(services, read_journal(services))
+        await choose(services, workspace, "anna", "object")
+
+        assert await reason(services, workspace, "anna") == "objection.recorded"
+        assert await clean(services)
+
+
+async def test_a_fork_is_found_although_the_log_is_longer_than_the_anchor(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+    backup = await place.back_up()
+    async with place.services() as services:
+        await choose(services, workspace, "anna", "withdraw")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    async with place.services(anchor=str(place.folder / "elsewhere"), journal=str(place.folder / "none")) as services:
+        for person in ("bela", "cora", "dora"):
+            await choose(services, workspace, person, "grant")
+
+    async with place.services() as services:
+        standings = await guard(services, read_journal(services))
+
+        assert isinstance(standings["localhost/shop"], Contradicts)
+        assert standings["localhost/shop"].how == "forked"
+        assert await reason(services, workspace, "bela") == "system.restoring"
+
+
+async def test_a_withdrawal_that_was_acknowledged_after_the_last_anchor_is_found_by_the_journal(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
+    backup = await place.back_up()
+    async with place.services() as services:
+        await choose(services, workspace, "anna", "withdraw")  # and the disaster comes before the next checkpoint
+    await place.put_back(backup)
+
+    async with place.services() as services:
+        standings = await guard(services, read_journal(services))
+        assert isinstance(standings["localhost/shop"], Contradicts)
+        assert standings["localhost/shop"].how == "journal_ahead"
+        await recover(services, read_journal(services))
+        assert await reason(services, workspace, "anna") == "consent.withdrawn"
+
+
+async def test_a_log_without_an_anchor_is_taken_up_only_when_an_operator_says_so_and_that_is_recorded(
+    place: Place,
+) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+    async with place.services(anchor=str(place.folder / "lost")) as services:
+        assert (await guard(services)) == {"localhost/shop": Unanchored()}
+        assert await reason(services, workspace, "anna") == "system.restoring"
+        with pytest.raises(Invalid, match="accept-head"):
+            await recover(services, [])
+
+        (done,) = await recover(services, [], accept_head=["shop"])
+
+        assert done.how == "head_accepted"
+        assert await reason(services, workspace, "anna") == "consent.granted"
+        assert (await guard(services)).popitem()[1] != Unanchored()
+        assert await clean(services)
+
+
+async def test_an_edited_anchor_freezes_the_log(place: Place) -> None:
+    async with place.services() as services:
+        await create(services, "shop")
+        (file,) = (place.folder / "anchor").glob("*.checkpoint")
+        file.write_text(file.read_text().replace("localhost/shop\n2\n", "localhost/shop\n1\n", 1))
+
+        standing = (await guard(services))["localhost/shop"]
+
+        assert isinstance(standing, Contradicts)
+        assert standing.how == "anchor_altered"
+
+
+async def test_a_log_that_stands_as_anchored_goes_on(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "withdraw")
+    async with place.services() as services:
+        assert isinstance((await guard(services, read_journal(services)))["localhost/shop"], Agrees)
+        assert await reason(services, workspace, "anna") == "consent.withdrawn"
+
+
+async def test_the_service_guards_its_logs_before_the_first_answer(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+    async with place.services(anchor=str(place.folder / "lost")) as services, application(services).started():
+        assert await reason(services, workspace, "anna") == "system.restoring"
+
+
+async def test_a_withdrawal_is_not_acknowledged_while_a_required_journal_cannot_be_written(place: Place) -> None:
+    place.profile = "production"
+    retry = Retry(UUID(int=7), "key", "POST /v1/consents", b"{}")
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+        (place.folder / "journal").rmdir() if (place.folder / "journal").exists() else None
+        (place.folder / "journal").write_text("a file where the folder should be")
+
+        with pytest.raises(Unavailable, match="journal"):
+            await choose(services, workspace, "anna", "withdraw", retry=retry)
+        assert (
+            await reason(services, workspace, "anna") == "consent.withdrawn"
+        )  # committed, and binding, though not acknowledged
+
+        (place.folder / "journal").unlink()
+        again = await choose(services, workspace, "anna", "withdraw", retry=retry)
+        assert again.replayed
+        assert [line.entry for line in read_journal(services)] == [again.entries[-1].entry]
+
+
+async def test_production_does_not_open_without_an_anchor_and_a_journal(place: Place) -> None:
+    settings = Settings(
+        data_dir=str(place.folder),
+        key_file=str(place.server.data_dir / "keys.json"),
+        profile="production",
+        database_url=place.server.url("volenti_app", place.database),
+    )
+    with pytest.raises(Invalid, match="anchor and a journal"):
+        async with opened(settings, lambda role: place.server.url(role, place.database)):
+            raise AssertionError
+
+
+async def test_the_journal_holds_no_identifier(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "withdraw")
+
+        text = b"".join(path.read_bytes() for path in (place.folder / "journal").iterdir())
+        assert b"anna" not in text
+        assert b"newsletter" in text
+
+
+async def test_a_decision_in_a_frozen_workspace_says_nothing_of_the_person(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "withdraw")
+        async with services.database.workspace("volenti_signer", workspace) as connection:
+            await ledger.freeze(connection, workspace, 1)
+
+        decision = (await check(services, workspace, Identifier("id", "anna"), QUESTION, Consistency())).decision
+
+        assert isinstance(decision, Deny)
+        assert [given.event for given in decision.reasons] == [None]
