@@ -144,6 +144,11 @@ class Replica:
         """Send a signal and return the exit code. Fails if the process does not end in time."""
         assert self._process is not None
         self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Return the exit code of a process that is about to end. Fails if it does not in time."""
+        assert self._process is not None
         return self._process.wait(STOP_SECONDS)
 
     def workers(self) -> list[int]:
@@ -274,8 +279,19 @@ class Deployment:
                 return True
         return False
 
-    def postmaster(self) -> int:
-        return int((self.data / "postgresql" / "postmaster.pid").read_text().split("\n", 1)[0])
+    def kill_database(self, number: int = signal.SIGKILL) -> int:
+        """Send a signal to the postmaster, and return its pid. Its pid file alone does not tell: a start puts another's in."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                pid = int((self.data / "postgresql" / "postmaster.pid").read_text().split("\n", 1)[0])
+            except (OSError, ValueError):  # it is being written
+                continue
+            if _alive(pid) and f"{self.data}/postgresql" in _command(pid) and "volenti\0serve" not in _command(pid):
+                os.kill(pid, number)
+                return pid
+            time.sleep(0.01)
+        raise AssertionError("no postmaster came up")
 
     async def backends(self) -> list[int]:
         """The pids of the database's processes that serve the service."""
@@ -288,7 +304,7 @@ class Deployment:
 
     def kill_both(self) -> None:
         """SIGKILL the postmaster and the service."""
-        os.kill(self.postmaster(), signal.SIGKILL)
+        self.kill_database()
         self.replica.kill()
 
     async def gone(self, pids: Sequence[int], *, seconds: float) -> None:

@@ -34,7 +34,7 @@ async def test_a_service_whose_database_crashes_recovers_by_itself_and_loses_not
         for _ in range(rounds(2)):
             await load.acknowledges(dice.randrange(1, 60), seconds=20)
             await asyncio.sleep(dice.uniform(0, 0.05))
-            os.kill(deployment.postmaster(), number)
+            deployment.kill_database(number)
             took = await load.acknowledges(20, seconds=RECOVERY_SECONDS)
             print(f"20 writes were acknowledged {took:.1f} s after the crash")
 
@@ -64,8 +64,7 @@ async def test_nobody_is_permitted_while_the_database_is_away(shared: Deployment
         assert (await client.record(deployment.replica, grant)).status_code == 201
         assert (await client.check(deployment.replica, person)).json()["decision"] == "permit"
 
-        os.kill(deployment.postmaster(), signal.SIGKILL)
-        await deployment.gone([deployment.postmaster()], seconds=5)
+        await deployment.gone([deployment.kill_database()], seconds=5)
         away, deadline = 0, time.monotonic() + RECOVERY_SECONDS
         while (answer := await client.check(deployment.replica, person)).status_code != 200:
             assert answer.status_code == 503

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from fault.harness import Deployment, Load, deployed, fault, rounds, seeded
+from volenti.cli.main import UNREACHABLE
 
 pytestmark = fault
 
@@ -66,7 +67,7 @@ async def test_a_stop_at_any_moment_of_a_start_is_neither_lost_nor_leaves_anythi
     dice, replica = seeded(), one_process.replica
     if replica.running:
         assert await asyncio.to_thread(replica.stop) == 0
-    for _ in range(rounds(4)):
+    for _ in range(rounds(3)):
         replica.spawn()
         await replica.begun()
         await asyncio.sleep(dice.uniform(0, 1.0))
@@ -89,15 +90,31 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_service_goes_on(two_w
     await load.assert_sound()
 
 
-async def test_a_worker_and_the_database_killed_at_once_both_come_back(two_workers: Deployment) -> None:
+async def test_a_worker_that_comes_up_while_the_database_is_away_waits_for_it(two_workers: Deployment) -> None:
     dice, deployment = seeded(), await two_workers.whole()
     async with Load(deployment, dice) as load:
         for _ in range(rounds(1)):
             await load.acknowledges(20, seconds=20)
             before = deployment.replica.workers()
-            os.kill(deployment.postmaster(), signal.SIGKILL)
             os.kill(dice.choice(before), signal.SIGKILL)
             await deployment.replica.replaced(before, seconds=20)
+            for _ in range(3):  # each time as soon as it is back, so that the new worker meets it away
+                await deployment.gone([await asyncio.to_thread(deployment.kill_database)], seconds=5)
             await load.acknowledges(20, seconds=20)
+            assert deployment.replica.running
 
     await load.assert_sound()
+
+
+async def test_a_service_whose_worker_cannot_start_ends_with_an_exit_code_that_says_so(two_workers: Deployment) -> None:
+    deployment = await two_workers.whole()
+    keys = deployment.data / "keys.json"
+    away = keys.rename(keys.with_name("away.json"))
+    try:
+        os.kill(deployment.replica.workers()[0], signal.SIGKILL)
+        code = await asyncio.to_thread(deployment.replica.wait)
+    finally:
+        away.rename(keys)
+
+    assert code == UNREACHABLE
+    assert not deployment.database_runs()

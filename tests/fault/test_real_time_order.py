@@ -16,7 +16,7 @@ async def test_indexes_increase_in_the_real_time_order_of_acknowledgements() -> 
     with deployed() as deployment:
         for _ in range(rounds(1)):
             async with Load(deployment, dice, writers=16) as load:
-                await asyncio.sleep(3.0)
+                await asyncio.sleep(2.0)
             await load.assert_sound()
 
             first, last = load.writes[0], max(load.writes, key=lambda write: write.started)
