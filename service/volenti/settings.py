@@ -44,13 +44,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     anchor: Annotated[
         str | None,
         Meta(
-            description="folder that keeps the newest checkpoint of each log, on another volume than the database's; default with the embedded database: anchor in the data directory"
+            description="folder that keeps the newest checkpoint of each log, on another volume than the database's; `off` for none; default with the embedded database: anchor in the data directory"
         ),
     ] = None
     journal: Annotated[
         str | None,
         Meta(
-            description="folder of the withdrawal journal, on another volume than the database's; default with the embedded database: journal in the data directory"
+            description="folder of the withdrawal journal, on another volume than the database's; `off` for none; default with the embedded database: journal in the data directory"
         ),
     ] = None
     profile: Annotated[
@@ -99,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def _beside(self, name: str, given: str | None) -> Path | None:
         if given is not None:
-            return Path(given)
+            return None if given == "off" else Path(given)
         return self.data_path / name if self.database_url is None else None
 
     @property

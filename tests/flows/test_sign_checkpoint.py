@@ -55,6 +55,12 @@ async def _execute(url: str, statement: str) -> None:
 
 
 @pytest.fixture
+def settings(server: Embedded) -> Settings:
+    """Without an anchor: what is found here is found by the checkpoints."""
+    return Settings(data_dir=str(server.data_dir), log_level="error", anchor="off", journal="off")
+
+
+@pytest.fixture
 async def services(dsn: Dsn, settings: Settings) -> AsyncIterator[Services]:
     async with opened(settings, dsn) as services:
         yield services

@@ -1,0 +1,101 @@
+"""Planted bugs: each is a patch that a test puts on the package from outside, to prove that the suite catches it.
+
+The shipped package has no switch for any of them. A patch is applied within `planted(name)`, in the test's own process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from volenti.core import consent
+from volenti.core.ledger import merkle, tile
+from volenti.store import appender as appending
+from volenti.store import journal, ledger
+from volenti.store.appender import Appended, Appender, Outcome
+from volenti.store.ledger import Item
+
+
+def ack_before_commit(patch: pytest.MonkeyPatch) -> None:
+    """The caller is answered when the item is queued, not when it is committed."""
+
+    async def append(self: Appender, workspace_id: UUID, log_id: int, item: Item) -> Outcome:
+        lane = self._lanes.setdefault((workspace_id, log_id), appending._Lane(workspace_id, log_id))
+        return Appended(lane.entries, 0)
+
+    patch.setattr(Appender, "append", append)
+
+
+def journal_no_fsync(patch: pytest.MonkeyPatch) -> None:
+    """The journal is written and not synced."""
+
+    class NoSync:
+        def __getattr__(self, name: str) -> Any:
+            import os
+
+            return (lambda descriptor: None) if name == "fsync" else getattr(os, name)
+
+    patch.setattr(journal, "os", NoSync())
+
+
+def revision_unchecked(patch: pytest.MonkeyPatch) -> None:
+    """Every item claims to have read the newest revision, so that a stale fold overwrites a newer state."""
+    sent = ledger.append
+
+    async def append(connection: Any, workspace_id: UUID, log_id: int, items: Sequence[Item]) -> Any:
+        import msgspec
+
+        async def newest(item: Item) -> Item:
+            holders = []
+            for holder in item.holders:
+                async with connection.transaction():
+                    await connection.execute("SELECT set_config('app.workspace', $1, true)", str(workspace_id))
+                    statement = "SELECT revision FROM data_subject_state WHERE workspace_id = $1 AND holder = $2"
+                    revision = await connection.fetchval(statement, workspace_id, holder.holder)
+                holders.append(msgspec.structs.replace(holder, expected_revision=revision or 0))
+            return msgspec.structs.replace(item, holders=tuple(holders))
+
+        return await sent(connection, workspace_id, log_id, [await newest(item) for item in items])
+
+    patch.setattr(ledger, "append", append)
+
+
+def guard_off(patch: pytest.MonkeyPatch) -> None:
+    """Any later grant lifts a refusal, whoever made it and however it is proved."""
+    patch.setattr(consent, "may_lift", lambda event, refusal: event.occurred_at > refusal.occurred_at)
+
+
+def permissive_wins_ties(patch: pytest.MonkeyPatch) -> None:
+    """A grant dated as the withdrawal stands."""
+    patch.setattr(consent, "_effect_order", lambda event: (event.occurred_at, not event.restrictive))
+
+
+def missing_tile_shortens(patch: pytest.MonkeyPatch) -> None:
+    """A tile that is missing is left out of a proof instead of stopping it."""
+
+    def finish(plan: merkle.Plan, nodes: Any) -> list[bytes]:
+        known = [[nodes[node] for node in one if node in nodes] for one in plan.ranges]
+        return [merkle._fold(one) for one in known if one]
+
+    patch.setattr(merkle, "finish", finish)
+    patch.setattr(tile, "nodes_from", lambda tiles, nodes: {})
+
+
+MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        ack_before_commit, journal_no_fsync, revision_unchecked, guard_off, permissive_wins_ties, missing_tile_shortens,
+    )
+}  # fmt: skip
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Put a bug on the package for as long as the block lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        MUTANTS[name](patch)
+        yield
