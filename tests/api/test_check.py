@@ -15,6 +15,7 @@ from conftest import Api
 from volenti.api.app import Application, application
 from volenti.core.reason import REASONS
 from volenti.flows.clock import wall_clock
+from volenti.flows.manage_credentials import Authenticator
 from volenti.flows.record_consents import parse_revision_token, revision_token
 from volenti.flows.services import Services
 from volenti.store.appender import Appender
@@ -285,10 +286,13 @@ async def test_without_a_database_a_check_denies_with_503_and_nothing_is_acknowl
     assert (await ask(api)).json()["decision"] == "permit"
 
 
-async def test_without_a_database_nobody_is_let_in_and_readiness_says_so(lost: Services) -> None:
-    running = application(lost)
+async def test_without_a_database_nobody_is_let_in_and_readiness_says_so(services: Services, lost: Services) -> None:
+    running = application(services)
     transport = httpx.ASGITransport(app=running)  # type: ignore[arg-type]
     async with running.started(), httpx.AsyncClient(transport=transport, base_url="http://volenti.test") as http:
+        context = running._context
+        assert context is not None
+        running._context = replace(context, services=lost, authenticator=Authenticator(lost))
         secret = "vol_sk_" + "0" * 32 + "_" + "0" * 43
         answer = await http.post("/v1/check", json=QUESTION, headers={"authorization": f"Bearer {secret}"})
         is_problem(answer, 401, "unauthenticated")  # the checksum is wrong: that is known without a database

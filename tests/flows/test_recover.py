@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from contextlib import AbstractAsyncContextManager
@@ -233,6 +234,7 @@ async def test_a_log_without_an_anchor_is_taken_up_only_when_an_operator_says_so
     async with place.services() as services:
         workspace = await create(services, "shop")
         await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
     async with place.services(anchor=str(place.folder / "lost")) as services:
         assert (await guard(services)) == {"localhost/shop": Unanchored()}
         assert await reason(services, workspace, "anna") == "system.restoring"
@@ -247,9 +249,34 @@ async def test_a_log_without_an_anchor_is_taken_up_only_when_an_operator_says_so
         assert await clean(services)
 
 
+async def test_a_log_that_was_never_signed_is_new_and_is_anchored_with_its_first_checkpoint(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        assert await guard(services) == {"localhost/shop": Agrees(None)}
+        signed = await sign(services, workspace)
+        assert signed is not None
+        assert await guard(services) == {"localhost/shop": Agrees(signed.note)}
+
+
+async def test_a_guard_beside_a_writer_freezes_nothing(place: Place) -> None:
+    """Another replica appends, signs and anchors between any two steps of the guard."""
+    async with place.services() as services, place.services() as other:
+        workspace = await create(services, "shop")
+
+        async def write() -> None:
+            for number in range(30):
+                await choose(other, workspace, f"person{number}", "grant")
+                await sign(other, workspace)
+
+        writer = asyncio.create_task(write())
+        while not writer.done():
+            assert isinstance((await guard(services))["localhost/shop"], Agrees)
+        await writer
+
+
 async def test_an_edited_anchor_freezes_the_log(place: Place) -> None:
     async with place.services() as services:
-        await create(services, "shop")
+        await sign(services, await create(services, "shop"))
         (file,) = (place.folder / "anchor").glob("*.checkpoint")
         file.write_text(file.read_text().replace("localhost/shop\n2\n", "localhost/shop\n1\n", 1))
 
@@ -272,6 +299,7 @@ async def test_the_service_guards_its_logs_before_the_first_answer(place: Place)
     async with place.services() as services:
         workspace = await create(services, "shop")
         await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
     async with place.services(anchor=str(place.folder / "lost")) as services, application(services).started():
         assert await reason(services, workspace, "anna") == "system.restoring"
 

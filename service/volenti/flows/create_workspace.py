@@ -10,7 +10,6 @@ from volenti.errors import Conflict, Invalid, NotFound
 from volenti.flows.administer import change
 from volenti.flows.publish_policy import insert
 from volenti.flows.services import Services
-from volenti.flows.sign_checkpoint import sign
 from volenti.store import ledger, workspaces
 from volenti.store.database import Turn, take_turn
 from volenti.store.workspaces import Workspace
@@ -50,7 +49,6 @@ async def create(services: Services, name: str, *, controller: str | None = None
             log_id=log_id,
         )
         await insert(transaction, linted.policy, text, number=1)
-    await sign(services, workspace_id, unanchored=True)  # from here on a rollback to nothing is found
     return workspace_id
 
 

@@ -40,13 +40,26 @@ class Contradicts(msgspec.Struct, frozen=True):
 Standing: TypeAlias = Agrees | Unanchored | Contradicts
 
 
-async def examine(services: Services, connection: Connection, head: Head, lines: Iterable[Line] = ()) -> Standing:
-    """How a committed head stands to its anchor and to the journal's lines. Raises Unavailable if the anchor cannot be read."""
+async def anchored_head(services: Services, connection: Connection, workspace_id: UUID) -> tuple[str | None, Head]:
+    """What is anchored for a workspace's newest log, and the head, read in this order.
+
+    Another replica may append, sign and anchor at the same moment: a head that is read after the anchor is never
+    behind it, unless it was rolled back. The connection is READ COMMITTED. Raises Unavailable if the anchor cannot be read.
+    """
+    origin = (await ledger.head(connection, workspace_id)).origin
+    anchored = None if services.anchor is None else await services.anchor.read(origin)
+    return anchored, await ledger.head(connection, workspace_id)
+
+
+async def examine(
+    services: Services, connection: Connection, anchored: str | None, head: Head, lines: Iterable[Line] = ()
+) -> Standing:
+    """How a committed head stands to its anchor, both as `anchored_head` gave them, and to the journal's lines."""
     if services.anchor is None:
         return Agrees(None)
-    anchored = await services.anchor.read(head.origin)
     if anchored is None:
-        return Unanchored() if head.size else Agrees(None)
+        begun = head.size > 0 and await ledger.checkpoint(connection, head.workspace_id, head.log_id) is not None
+        return Unanchored() if begun else Agrees(None)  # a log that was never signed is about to be anchored
     try:
         known = checkpoint.verify(anchored, [note.parse_vkey(services.signer.vkey(head.origin))])
     except VerificationError:
@@ -135,8 +148,8 @@ async def guard(services: Services, lines: Iterable[Line] = ()) -> dict[str, Sta
 async def guard_log(services: Services, workspace_id: UUID, lines: Iterable[Line] = ()) -> Standing:
     """The same for one workspace's newest log."""
     async with services.database.workspace("volenti_signer", workspace_id) as connection:
-        head = await ledger.head(connection, workspace_id)
-        standing = await examine(services, connection, head, lines)
+        anchored, head = await anchored_head(services, connection, workspace_id)
+        standing = await examine(services, connection, anchored, head, lines)
         if not isinstance(standing, Agrees):
             await ledger.freeze(connection, workspace_id, head.log_id)
     return standing

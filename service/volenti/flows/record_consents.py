@@ -127,7 +127,10 @@ async def _record(
     for round_number in range(ROUNDS):
         decided = await _decide(services, workspace_id, command, who, ids)
         if not isinstance(decided, _Decided):
-            return decided
+            if retry is None:
+                return decided
+            # The first try of this very request may have been committed since: then its answer stands, not a refusal.
+            return await _answered(services, workspace_id, retry.credential_id, mac, fingerprint) or decided
         found, admission = decided.found, decided.admission
         if not admission.entries:
             return Recorded(admission.state.caller_id(), (), found.ground.size, found.ground.epoch)

@@ -24,7 +24,7 @@ from volenti.errors import Conflict, Invalid, NotFound
 from volenti.flows.administer import Change, change
 from volenti.flows.clock import instant
 from volenti.flows.find_data_subject import Person, open_person
-from volenti.flows.keep_anchor import Agrees, Contradicts, Standing, Unanchored, examine
+from volenti.flows.keep_anchor import Agrees, Contradicts, Standing, Unanchored, anchored_head, examine
 from volenti.flows.seal_entries import sealed_entries, sealed_state
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import sign
@@ -60,8 +60,8 @@ async def recover(services: Services, lines: Sequence[Line], *, accept_head: Col
     done = []
     for workspace in known:
         async with services.database.workspace("volenti_signer", workspace.workspace_id) as connection:
-            head = await ledger.head(connection, workspace.workspace_id)
-            standing = await examine(services, connection, head, lines)
+            anchored, head = await anchored_head(services, connection, workspace.workspace_id)
+            standing = await examine(services, connection, anchored, head, lines)
         if head.state == "frozen" or not isinstance(standing, Agrees):
             done.append(
                 await _recover(services, workspace.name, head, standing, lines, accept=workspace.name in accept_head)
@@ -122,7 +122,7 @@ async def _begin_anew(
         await transaction.record("log.recovered", payload, entry_id=services.new_id(), log_id=log_id)
         replayed = await _Replay(transaction, log_id, workspace_key).run(ours)
     # Committed: the restrictions are in effect, and only now does the workspace permit anything again.
-    await sign(services, head.workspace_id, unanchored=True)
+    await sign(services, head.workspace_id)
     return Recovered(name, standing.how, origin, replayed, epoch)
 
 

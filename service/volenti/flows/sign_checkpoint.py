@@ -12,7 +12,7 @@ from volenti.core.ledger.checkpoint import TreeHead
 from volenti.core.ledger.merkle import TreeSize
 from volenti.errors import LedgerDamaged, Unavailable, VerificationError, VolentiError
 from volenti.flows.clock import milliseconds
-from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, examine, fetch, move_on
+from volenti.flows.keep_anchor import Contradicts, Unanchored, anchored_head, examine, fetch, move_on
 from volenti.flows.services import Services
 from volenti.store import ledger
 from volenti.store.database import Connection, Turn, translated, try_turn
@@ -28,8 +28,7 @@ log = structlog.get_logger()
 async def sign(services: Services, workspace_id: UUID, *, unanchored: bool = False) -> StoredCheckpoint | None:
     """Sign the workspace's committed head and anchor it, unless that is done already; returns the newest checkpoint.
 
-    `unanchored`: the log is new, or an operator accepted its head: nothing is anchored for it yet. Returns None if
-    another process is signing this log at the moment. Raises LedgerDamaged, after freezing the log, if the head
+    `unanchored`: an operator accepted the head of a log whose anchor is lost. Returns None if another process is signing this log at the moment. Raises LedgerDamaged, after freezing the log, if the head
     contradicts an earlier checkpoint, its anchor or itself; Unavailable if the signer or the anchor fails.
     """
     try:
@@ -47,9 +46,10 @@ async def sign(services: Services, workspace_id: UUID, *, unanchored: bool = Fal
 async def _sign(
     services: Services, connection: Connection, workspace_id: UUID, *, unanchored: bool
 ) -> StoredCheckpoint:
+    anchored, _ = await anchored_head(services, connection, workspace_id)
     head, frontier = await ledger.head_and_frontier(connection, workspace_id)
     before = await ledger.checkpoint(connection, workspace_id, head.log_id)
-    standing = await examine(services, connection, head)
+    standing = await examine(services, connection, anchored, head)
     match standing:
         case Contradicts(how=how):
             raise LedgerDamaged(
@@ -57,10 +57,8 @@ async def _sign(
             )
         case Unanchored() if not unanchored:
             raise LedgerDamaged(f"nothing is anchored for {head.origin}: the log is frozen; run: volenti recover")
-        case Agrees(anchored=anchored):
+        case _:
             pass
-        case Unanchored():
-            anchored = None
     if before is None or before.size != head.size or before.root != head.root:
         await _examine(connection, head, frontier, before)
         if before is not None and services.clock() < milliseconds(before.signed_at):
