@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,16 @@ async def api(app: Application, services: Services, workspace: UUID) -> AsyncIte
     issued = await issue(services, workspace, component="tests", scopes=SCOPES)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://volenti.test") as http:  # type: ignore[arg-type]
         yield Api(http, services, workspace, issued.secret)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Plant the bug that VOLENTI_TEST_BREAK names: a run that stays green under it proves nothing."""
+    if name := os.environ.get("VOLENTI_TEST_BREAK"):
+        from fault.mutants import planted
+
+        bugs = ExitStack()
+        bugs.enter_context(planted(name))
+        config.add_cleanup(bugs.close)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from volenti.core import consent
 from volenti.core.ledger import merkle, tile
 from volenti.store import appender as appending
-from volenti.store import journal, ledger
+from volenti.store import journal, ledger, schema
 from volenti.store.appender import Appended, Appender, Outcome
 from volenti.store.ledger import Item
 
@@ -47,8 +48,6 @@ def revision_unchecked(patch: pytest.MonkeyPatch) -> None:
     sent = ledger.append
 
     async def append(connection: Any, workspace_id: UUID, log_id: int, items: Sequence[Item]) -> Any:
-        import msgspec
-
         async def newest(item: Item) -> Item:
             holders = []
             for holder in item.holders:
@@ -85,10 +84,50 @@ def missing_tile_shortens(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tile, "nodes_from", lambda tiles, nodes: {})
 
 
+def _migrated(patch: pytest.MonkeyPatch, name: str, change: Callable[[str], str]) -> None:
+    """Change the SQL of one migration as it is applied."""
+    shipped = schema.migrations
+
+    def migrations() -> tuple[schema.Migration, ...]:
+        changed = []
+        for migration in shipped():
+            if name in migration.name:
+                sql = change(migration.sql)
+                assert sql != migration.sql, f"the bug no longer fits {migration.name}"
+                migration = msgspec.structs.replace(migration, sql=sql)
+            changed.append(migration)
+        return tuple(changed)
+
+    patch.setattr(schema, "migrations", migrations)
+
+
+def nextval_index(patch: pytest.MonkeyPatch) -> None:
+    """The index comes from a sequence, which a rollback does not give back."""
+
+    def change(sql: str) -> str:
+        begin = "CREATE SEQUENCE bad MINVALUE 0;\n"
+        return begin + sql.replace(
+            "h.size + row_number() OVER (ORDER BY o) - 1 AS ix", "nextval('volenti.bad') AS ix", 1
+        )
+
+    _migrated(patch, "append", change)
+
+
+def rls_off(patch: pytest.MonkeyPatch) -> None:
+    """Row-level security is not switched on."""
+    _migrated(patch, "rights", lambda sql: sql.replace("%I ENABLE ROW LEVEL", "%I DISABLE ROW LEVEL"))
+
+
+def session_set_config(patch: pytest.MonkeyPatch) -> None:
+    """The workspace is set for the session, so that a pooled connection keeps it."""
+    _migrated(patch, "reads", lambda sql: sql.replace("p_ws::text, true)", "p_ws::text, false)"))
+
+
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     mutant.__name__: mutant
     for mutant in (
         ack_before_commit, journal_no_fsync, revision_unchecked, guard_off, permissive_wins_ties, missing_tile_shortens,
+        nextval_index, rls_off, session_set_config,
     )
 }  # fmt: skip
 
