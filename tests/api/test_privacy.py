@@ -39,7 +39,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, api: Api) -> Iterator[io.StringIO]:
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", written)
         configure("debug")
-    yield written
+        yield written
     configure("error")
 
 
