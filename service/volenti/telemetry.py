@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -27,8 +27,8 @@ def _only_allowed(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableM
     }
 
 
-def configure(level: str) -> None:
-    """Send every record to standard error as JSON. Other libraries' records pass at WARNING and above, without their values."""
+def configure(level: str, *, to: TextIO | None = None) -> None:
+    """Send every record to standard error (or `to`) as JSON. Other libraries' records pass at WARNING and above, without their values."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -37,7 +37,7 @@ def configure(level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),  # whatever standard error is by then
+        logger_factory=lambda *_: structlog.WriteLogger(to or sys.stderr),  # whatever standard error is by then
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Bridge()], force=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,13 +32,11 @@ SUBJECT = {
 
 
 @pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch, api: Api) -> Iterator[io.StringIO]:
+def logged(api: Api) -> Iterator[io.StringIO]:
     """Everything that is logged, at the most talkative level."""
     written = io.StringIO()
-    with monkeypatch.context() as patched:
-        patched.setattr(sys, "stderr", written)
-        configure("debug")
-        yield written
+    configure("debug", to=written)
+    yield written
     configure("error")
 
 
