@@ -383,7 +383,7 @@ async def test_a_request_cancelled_at_any_wait_is_recorded_once_by_its_retry(
             outcome.first_index + 1,
         ]
 
-    assert count > 5
+    assert count >= 2
     assert len(await stored(superuser, workspace)) == before + 2 * count
     await assert_no_transaction_is_left(superuser)
     await assert_sound(services, workspace)

@@ -13,7 +13,6 @@ from volenti.errors import LedgerDamaged, NotFound
 from volenti.flows.services import Services
 from volenti.keys.blind import blind_index
 from volenti.keys.sealer import holder_key_context, open_sealed, state_context
-from volenti.store import data_subjects
 from volenti.store.data_subjects import Ground, StoredState
 
 
@@ -50,8 +49,8 @@ def index_of(services: Services, workspace_id: UUID, identifier: Identifier) -> 
 async def find(services: Services, workspace_id: UUID, identifiers: Sequence[Identifier]) -> Found:
     """Look identifiers up in one round trip. Raises Invalid for one that is malformed, Unavailable without a database."""
     indexes = tuple(index_of(services, workspace_id, identifier) for identifier in identifiers)
-    async with services.database.connection("volenti_app") as connection:
-        ground, stored = await data_subjects.find(connection, workspace_id, indexes)
+    ground, read = await services.reader.read(workspace_id, indexes)
+    stored = {index: read[index] for index in indexes if index in read}
     workspace_key = await services.workspace_key(workspace_id) if stored else b""
     opened: dict[UUID, Person] = {row.holder: open_person(workspace_id, workspace_key, row) for row in stored.values()}
     return Found(ground, tuple(opened[stored[index].holder] if index in stored else None for index in indexes), indexes)

@@ -118,19 +118,17 @@ async def _record(
     if retry is not None:
         mac = idempotency_mac(services.keyring.pepper, workspace_id.bytes, retry.credential_id.bytes, retry.key)
         fingerprint = fingerprint_mac(services.keyring.pepper, workspace_id.bytes, retry.request, retry.body)
-        repeated = await _answered(services, workspace_id, retry.credential_id, mac, fingerprint)
-        if isinstance(repeated, Recorded):
-            await _journal_again(services, workspace_id, who, repeated)
-        if repeated is not None:
-            return repeated
     begun = boot_seconds()
     for round_number in range(ROUNDS):
         decided = await _decide(services, workspace_id, command, who, ids)
+        if retry is not None and not _left_to_the_append(services, decided):
+            repeated = await _answered(services, workspace_id, retry.credential_id, mac, fingerprint)
+            if isinstance(repeated, Recorded):
+                await _journal_again(services, workspace_id, who, repeated)
+            if repeated is not None:
+                return repeated
         if not isinstance(decided, _Decided):
-            if retry is None:
-                return decided
-            # The first try of this very request may have been committed since: then its answer stands, not a refusal.
-            return await _answered(services, workspace_id, retry.credential_id, mac, fingerprint) or decided
+            return decided
         found, admission = decided.found, decided.admission
         if not admission.entries:
             return Recorded(admission.state.caller_id(), (), found.ground.size, found.ground.epoch)
@@ -156,7 +154,7 @@ async def _record(
                 return Recorded(answer.data_subject, answer.entries, first_index, found.ground.epoch)
             case Repeated(first_index=first_index, answer=stored):
                 if stored is not None and retry is not None:
-                    return await _opened(
+                    replayed = await _opened(
                         services,
                         workspace_id,
                         retry.credential_id,
@@ -166,6 +164,8 @@ async def _record(
                         stored,
                         found.ground.epoch,
                     )
+                    await _journal_again(services, workspace_id, who, replayed)
+                    return replayed
                 return Recorded(answer.data_subject, answer.entries, first_index, found.ground.epoch, replayed=True)
             case KeyReused():
                 return KeyMisused()
@@ -208,6 +208,18 @@ class _Decided(msgspec.Struct, frozen=True):
     person: Person | None
     admission: Admitted
     now: int
+
+
+def _left_to_the_append(services: Services, decided: _Decided | Refusal | IdentifierTaken) -> bool:
+    """Tell whether the append may find a repeated key: it looks it up first of all, and no transaction is needed before it.
+
+    Not where nothing will be appended: what would be answered now may not be what was answered then. Nor with a
+    journal's lines, which name entries that a repeated key does not write.
+    """
+    if not isinstance(decided, _Decided) or decided.found.ground.log_state != "active":
+        return False
+    entries = decided.admission.entries
+    return bool(entries) and (services.journal is None or not any(new.kind in RESTRICTIONS for new in entries))
 
 
 async def _decide(

@@ -17,6 +17,7 @@ from volenti.store.anchor import AnchorStore
 from volenti.store.appender import Appender
 from volenti.store.database import Connection, Database
 from volenti.store.journal import Journal
+from volenti.store.state_reader import StateReader
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Services:
     journal: Journal | None = None
     _workspace_keys: dict[UUID, bytes] = field(default_factory=dict, repr=False)
     _policies: dict[tuple[UUID, int], CompiledPolicy] = field(default_factory=dict, repr=False)
+
+    reader: StateReader = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reader", StateReader(self.database))  # of this database, whatever else is replaced
 
     def new_id(self) -> UUID:
         """A fresh UUIDv7 of this instant."""

@@ -187,12 +187,15 @@ class Appender:
                 future.set_result(_outcome(result))
 
     async def _journaled(self, items: Sequence[Item], results: Sequence[ItemResult]) -> None:
-        """Put the restrictions that are in the ledger into the journal, those of a repeated item too."""
+        """Put the restrictions that are in the ledger into the journal, those of an item that was sent again too.
+
+        Not of one that repeats a key: its own entries were not written; `record_consents` journals those that were.
+        """
         if self._journal is not None:
             lines = [
                 msgspec.structs.replace(line, index=result.first_index + line.index)
                 for item, result in zip(items, results, strict=True)
-                if result.verdict in ("appended", "duplicate") and result.first_index is not None
+                if result.first_index is not None and (result.verdict == "appended" or _sent_again(item, result))
                 for line in item.journal
             ]
             if lines:
@@ -242,6 +245,12 @@ class Appender:
                 self._idle.put_nowait(connection if healthy else None)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
+
+
+def _sent_again(item: Item, result: ItemResult) -> bool:
+    """True if the ledger has this very item: its ids, and the answer that came with them."""
+    own = None if item.idempotency is None else item.idempotency.answer
+    return result.verdict == "duplicate" and result.answer == own
 
 
 def _give_up(lane: _Lane, waiting: Iterable[tuple[Item, asyncio.Future[Outcome]]]) -> None:
