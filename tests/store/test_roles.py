@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -91,7 +90,7 @@ async def _filled(server: Embedded) -> UUID:
     command = Command(actor="data_subject", component="tests", choices=(choice,))
     retry = Retry(UUID(int=1), "key", "POST /v1/consents", b"{}")
     async with opened(Settings(data_dir=str(server.data_dir), log_level="error"), server.url) as services:
-        workspace = await create(services, f"filled-{os.getpid()}")
+        workspace = await create(services, f"filled-{uuid4().hex[:12]}")
         await issue(services, workspace, component="tests", scopes=["check"])
         await record(services, workspace, command, (Identifier("id", "anna"),), retry)
         await services.appender.append(workspace, 1, ledger.Item(_entries(300)))

@@ -16,7 +16,6 @@ import fcntl
 import importlib.util
 import logging
 import os
-import pwd
 import re
 import shutil
 import stat
@@ -27,12 +26,13 @@ import urllib.parse
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import asyncpg
 import msgspec
 
 from volenti.errors import Invalid, Unavailable
+from volenti.store.embedded_account import Account, account_for
 
 ROLES: tuple[str, ...] = (
     "volenti",  # the superuser of the cluster, and the owner of the database
@@ -94,9 +94,6 @@ _ACCESS = f"{_BY_US}local all all peer map=volenti\n"
 
 # InternalClientError: a server that dies in the middle of the greeting.
 _NO_ANSWER = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-
-# Exits with 3 and names the first folder or program that it cannot enter or run.
-_FIRST_CLOSED = 'for path do test -x "$path" || { printf %s "$path"; exit 3; }; done'
 
 
 class Binaries(msgspec.Struct, frozen=True):
@@ -306,7 +303,7 @@ class Embedded:
                 raise Unavailable(f"the PostgreSQL of {self.data_dir} runs, but does not answer; see {self._log}")
             if not _locked(lock):
                 return
-            account = _account(self.data_dir, self.binaries, self._report)
+            account = account_for(self.data_dir, self.binaries.path, self._report)
             self._make_log()
             if not (self._cluster / "PG_VERSION").exists():
                 self._make_cluster(account)
@@ -332,7 +329,7 @@ class Embedded:
         if not self._something_is_left():
             return  # postmaster.pid, if there is one, names a stranger: pg_ctl would interrupt it
         self._report(f"stopping the PostgreSQL of {self.data_dir}")
-        account = _account(self.data_dir, self.binaries, self._report)
+        account = account_for(self.data_dir, self.binaries.path, self._report)
         self._run(account, "pg_ctl", "stop", "-D", self._cluster, "-m", "fast", "-W", "-s", what="stopping PostgreSQL")
         # Not pg_ctl's own wait: where nobody collects dead processes it takes the zombie of a crash for a server.
         if not self._wait(lambda: not self._something_is_left(), f"the PostgreSQL of {self.data_dir} is stopping"):
@@ -354,7 +351,7 @@ class Embedded:
         os.close(_opened(self._log))
         self._log_begin = self._log.stat().st_size
 
-    def _make_cluster(self, account: "_Account") -> None:
+    def _make_cluster(self, account: Account) -> None:
         self._report(f"making a PostgreSQL {self.binaries.version[1]} cluster in {self._cluster}")
         unfinished = self._cluster.with_name("postgresql.new")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -366,7 +363,7 @@ class Embedded:
         os.fsync(directory)
         os.close(directory)
 
-    def _make_socket_directory(self, account: "_Account") -> Path:
+    def _make_socket_directory(self, account: Account) -> Path:
         """Return the folder of the socket: the data directory, or a private one where that path cannot hold it."""
         # Characters that the settings file, or a list of hosts in an address, would read as something else.
         plain = re.fullmatch(r"[\w./+-]+", str(self.data_dir), re.ASCII)
@@ -389,7 +386,7 @@ class Embedded:
         self._link.symlink_to(directory)
         return directory
 
-    def _write_settings(self, account: "_Account", socket_directory: Path) -> None:
+    def _write_settings(self, account: Account, socket_directory: Path) -> None:
         # One line a role: lists and patterns came with 16. root can be any user anyway; a server that root started
         # for another user must let it in to watch it.
         logins = [f'volenti "{login}" {role}\n' for login in sorted({account.login, "root"}) for role in ROLES]
@@ -403,7 +400,7 @@ class Embedded:
             account.write(self._cluster / name, text)
 
     def _run(
-        self, account: "_Account", program: str, *arguments: str | Path, what: str, pass_fds: Sequence[int] = ()
+        self, account: Account, program: str, *arguments: str | Path, what: str, pass_fds: Sequence[int] = ()
     ) -> bool:
         # initdb speaks into the log. pg_ctl MUST NOT have a pipe: the server would inherit it and keep it open.
         with self._log.open("ab") if program == "initdb" else open(os.devnull, "ab") as output:
@@ -435,130 +432,7 @@ class Embedded:
         return re.sub(r"^.*?(FATAL|PANIC|error):\s+", "", (complaints or lines[-1:])[0])
 
 
-class _Account(msgspec.Struct, frozen=True):
-    """As whom PostgreSQL's programs run, and under which name the server then sees this process."""
-
-    login: str
-    prefix: tuple[str, ...] = ()
-    uid: int | None = None  # None: ours, also behind a prefix that only makes it look like another
-    gid: int | None = None
-
-    def give(self, what: int | Path) -> None:
-        if self.uid is not None and self.gid is not None:
-            os.chown(what, self.uid, self.gid)
-
-    def write(self, path: Path, text: str) -> None:
-        """Replace the file as a whole. Never through a link: the account may own the folder where root writes."""
-        fresh = path.with_name(f"{path.name}.new")
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            self.give(descriptor)
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        fresh.replace(path)
-
-    def popen(
-        self, command: Sequence[str | Path], *, output: int | IO[bytes], pass_fds: Sequence[int] = ()
-    ) -> subprocess.Popen[bytes]:
-        # Nothing of our environment: it may hold secrets, and PGPORT, PGDATA or PGOPTIONS would change the server.
-        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-        return subprocess.Popen(  # noqa: S603
-            [*self.prefix, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            env=kept | {"LC_ALL": "C"},
-            user=self.uid,
-            group=self.gid,
-            extra_groups=None if self.uid is None else [],
-            umask=0o077,
-            pass_fds=pass_fds,
-        )
-
-
-def _account(data_dir: Path, binaries: Binaries, report: Callable[[str], None]) -> _Account:
-    """Choose as whom PostgreSQL runs: it refuses root, and a user without a name.
-
-    A user with a name: as that user. Data that belong to another user: root runs it as the owner. Else in a user
-    namespace, where it sees another uid and keeps our access. Where that is forbidden, as in most containers, root
-    gives the data directory to a named user; from then on this user is the owner.
-    """
-    me, owner = os.geteuid(), data_dir.stat().st_uid
-    if me != 0 and (login := _login(me)):
-        return _Account(login=login)
-    stand_in = _stand_in()
-    if owner == me or me != 0:
-        mapped = _Account(
-            login=stand_in.pw_name,
-            prefix=("unshare", "--user", f"--map-user={stand_in.pw_uid}", f"--map-group={stand_in.pw_gid}"),
-        )
-        if _can_run(mapped, data_dir, binaries):
-            return mapped
-    if me != 0:
-        raise Unavailable(
-            f"PostgreSQL does not run as uid {me}, which has no name, and user namespaces are refused here: "
-            "give the uid a name in /etc/passwd, or use a PostgreSQL that runs elsewhere"
-        )
-    if (data_dir / "postgresql").exists() and owner == me:
-        raise Unavailable(
-            f"PostgreSQL does not run as root, and user namespaces are refused here: "
-            f"chown -R {stand_in.pw_name} {data_dir} once, and it runs as that user"
-        )
-    login = _login(owner) if owner else stand_in.pw_name
-    if login is None:
-        raise Unavailable(f"{data_dir} belongs to uid {owner}, which has no name: chown it to a user that has one")
-    person = pwd.getpwnam(login)
-    dropped = _Account(login=login, uid=person.pw_uid, gid=person.pw_gid)
-    if not _can_run(dropped, data_dir, binaries):
-        raise Unavailable(
-            f"PostgreSQL does not run as root, and this process may not become {login}: run the service as another user"
-        )
-    if owner == me:
-        report(f"PostgreSQL does not run as root, and user namespaces are refused here: {data_dir} goes to {login}")
-        dropped.give(data_dir)
-    return dropped
-
-
-def _login(uid: int) -> str | None:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return None
-
-
-def _stand_in() -> pwd.struct_passwd:
-    """Return the named user that PostgreSQL runs as, or seems to, when we are root or have no name.
-
-    Not nobody while there is another: in a user namespace every uid of outside looks like nobody (65534) to peer.
-    """
-    known = {entry.pw_name: entry for entry in pwd.getpwall() if entry.pw_uid != 0}
-    for name in ("volenti", "postgres", "daemon", "nobody"):
-        if name in known:
-            return known[name]
-    raise Unavailable("PostgreSQL does not run as root: make a user for it, useradd --system volenti")
-
-
-def _can_run(account: _Account, data_dir: Path, binaries: Binaries) -> bool:
-    """Tell whether the account can be taken. Raises Unavailable if it can, but a folder is closed to it."""
-    program = binaries.path / "postgres"
-    paths = [*reversed(program.parents), program, *reversed(data_dir.parents)]
-    try:
-        process = account.popen(["/bin/sh", "-c", _FIRST_CLOSED, "sh", *paths], output=subprocess.PIPE)
-    except OSError:  # no unshare here
-        return False
-    said, _ = process.communicate()
-    if process.returncode == 3:
-        raise Unavailable(
-            f"PostgreSQL would run as {account.login}, to whom {said.decode(errors='replace')} is closed: "
-            "open it to that user, or move the data directory or the programs (VOLENTI_PG_BIN) elsewhere"
-        )
-    return process.returncode == 0
-
-
-def _take_over(lock_file: Path, account: _Account) -> None:
+def _take_over(lock_file: Path, account: Account) -> None:
     """Put our own pid into a lock file that a crash left; called while `server.lock` shows that nothing is left.
 
     PostgreSQL refuses to start when the pid in it is alive and of the same user: the normal case after a restart of a
