@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -80,7 +80,7 @@ async def house(server: Embedded) -> AsyncIterator[House]:
         app: Any = Application(opening, public_log=False, test_clock=True)
         transport = httpx.ASGITransport(app=app)
         async with app.started(), httpx.AsyncClient(transport=transport, base_url="http://volenti.test") as http:
-            names = [f"auth-{side}-{os.getpid()}" for side in ("ours", "theirs")]
+            names = [f"auth-{side}-{uuid4().hex[:12]}" for side in ("ours", "theirs")]
             ours, theirs = [await _workspace(services, http, name) for name in names]
             yield House(services, http, ours, theirs, *names)
 

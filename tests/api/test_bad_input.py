@@ -6,11 +6,11 @@ The routes are those of the route table and the members those of their types, so
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -49,7 +49,7 @@ async def api(server: Embedded) -> AsyncIterator[Api]:
         async def opening() -> AsyncIterator[Services]:
             yield services
 
-        workspace = await create(services, f"bad-input-{os.getpid()}")
+        workspace = await create(services, f"bad-input-{uuid4().hex[:12]}")
         issued = await issue(services, workspace, component="tests", scopes=SCOPES)
         configure(settings.log_level)
         app: Any = Application(opening, public_log=False, test_clock=True)
