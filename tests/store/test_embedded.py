@@ -392,11 +392,12 @@ def as_user(login: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a Python of this version as another user; skip where that user can read none."""
     user = pwd.getpwnam(login)
     libraries = [str(Path(module.__path__[0]).parent) for module in (volenti, asyncpg)]
-    for python in (sys.executable, shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")):
+    system = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")
+    for python in filter(None, (sys.executable, system)):
         for code in ("import asyncpg, msgspec, volenti", arguments[0]):
             try:
                 answer = subprocess.run(
-                    [str(python), "-B", "-c", code, *arguments[1:]],
+                    [python, "-B", "-c", code, *arguments[1:]],
                     user=user.pw_uid,
                     group=user.pw_gid,
                     extra_groups=[],
