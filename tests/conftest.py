@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,15 +16,13 @@ import asyncpg
 import httpx
 import pytest
 
+from deployments import fresh
 from volenti.api.app import Application, application
-from volenti.cli.deployment import prepare
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import SCOPES, issue
 from volenti.flows.open_services import opened
 from volenti.flows.services import Services
-from volenti.keys.keyring import create_file
 from volenti.settings import Settings
-from volenti.store import embedded
 from volenti.store.embedded import Embedded
 
 _numbers = itertools.count()
@@ -35,15 +31,21 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def server() -> Iterator[Embedded]:
     """A migrated PostgreSQL for this test process; VOLENTI_PG_BIN chooses another version."""
-    with (
-        tempfile.TemporaryDirectory(prefix="volenti-tests-") as folder,
-        embedded.running(
-            Path(folder) / "data", pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None
-        ) as running,
-    ):
-        asyncio.run(prepare(running))
-        create_file(running.data_dir / "keys.json", os.urandom)
+    with fresh() as running:
         yield running
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine that runs the tests; which PostgreSQL it is stays."""
+    for name in [name for name in os.environ if name.startswith("VOLENTI_") and name != "VOLENTI_PG_BIN"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def bare_folder(bare_environment: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `bare_environment`, and no deployment in the folder that the tests run in."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

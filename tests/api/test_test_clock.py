@@ -18,15 +18,9 @@ import pytest
 
 from volenti.cli.main import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
 QUESTION = {"data_subject": {"id": "cus_1"}, "action": "send", "purpose": "newsletter", "channel": "email"}
-
-
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("VOLENTI_") and name != "VOLENTI_PG_BIN"]:
-        monkeypatch.delenv(name)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
@@ -10,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,30 +16,23 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
-from volenti.cli.deployment import prepare
+from deployments import with_keys_bound
 from volenti.cli.main import run, volenti
 from volenti.core.policy.starter import starter_policy
 from volenti.keys.credential import PATTERN
 from volenti.keys.keyring import create_file
-from volenti.store import embedded
 from volenti.store.embedded import Embedded
 
 _numbers = itertools.count()
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
 
+pytestmark = pytest.mark.usefixtures("bare_folder")
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Embedded]:
     """A deployment of this module's own: its commands look at everything in it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="volenti-tests-") as folder,
-        embedded.running(
-            Path(folder) / "data", pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None
-        ) as running,
-    ):
-        asyncio.run(prepare(running))
-        create_file(running.data_dir / "keys.json", os.urandom)
-        assert run(["workspace", "list", "--data-dir", str(running.data_dir)]) == 0  # binds the database to its keys
+    with with_keys_bound() as running:
         yield running
 
 
@@ -57,14 +48,6 @@ def workspace(data: str, capsys: pytest.CaptureFixture[str]) -> str:
     assert run(["workspace", "create", name, "--data-dir", data]) == 0
     capsys.readouterr()
     return name
-
-
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting of the machine that runs the tests, and no deployment in the folder that they run in."""
-    for name in [name for name in os.environ if name.startswith("VOLENTI_") and name != "VOLENTI_PG_BIN"]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from volenti.cli.deployment import prepare
+from deployments import with_keys_bound
 from volenti.cli.main import run
 from volenti.keys.keyring import create_file
-from volenti.store import embedded
 from volenti.store.embedded import Embedded
+
+pytestmark = pytest.mark.usefixtures("bare_folder")
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Embedded]:
     """A deployment of this module's own: its commands look at everything in it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="volenti-tests-") as folder,
-        embedded.running(
-            Path(folder) / "data", pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None
-        ) as running,
-    ):
-        asyncio.run(prepare(running))
-        create_file(running.data_dir / "keys.json", os.urandom)
-        assert run(["workspace", "list", "--data-dir", str(running.data_dir)]) == 0  # binds the database to its keys
+    with with_keys_bound() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("VOLENTI_") and name != "VOLENTI_PG_BIN"]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 def examined(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict[str, str], dict[str, str]]:

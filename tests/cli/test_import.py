@@ -6,14 +6,13 @@ import asyncio
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from volenti.cli.deployment import prepare
+from deployments import with_keys_bound
 from volenti.cli.main import run
 from volenti.core.data_subject import Identifier
 from volenti.core.decision import Permit, Question
@@ -23,9 +22,8 @@ from volenti.flows.create_workspace import by_name
 from volenti.flows.open_services import opened
 from volenti.flows.read_data_subject import history
 from volenti.flows.services import Services
-from volenti.keys.keyring import create_file
 from volenti.settings import Settings
-from volenti.store import embedded, ledger
+from volenti.store import ledger
 from volenti.store.embedded import Embedded
 
 T = TypeVar("T")
@@ -106,15 +104,7 @@ class House:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Embedded]:
     """A deployment of this module's own: its commands look at everything in it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="volenti-tests-") as folder,
-        embedded.running(
-            Path(folder) / "data", pg_bin=os.environ.get("VOLENTI_PG_BIN"), report=lambda line: None
-        ) as running,
-    ):
-        asyncio.run(prepare(running))
-        create_file(running.data_dir / "keys.json", os.urandom)
-        assert run(["workspace", "list", "--data-dir", str(running.data_dir)]) == 0  # binds the database to its keys
+    with with_keys_bound() as running:
         yield running
 
 
