@@ -266,9 +266,8 @@ class _Rebuild:
                 continue
             places = await ledger.places(connection, self.workspace_id, [UUID(entry) for entry in ids])
             stand = [places.get(UUID(entry)) for entry in ids]
-            named = [(log_id, row.first_index + n) for log_id, _ in places.values() for n in range(len(ids))][
-                : len(ids)
-            ]
+            log = next((log_id for log_id, _ in places.values()), None)
+            named = [(log, row.first_index + position) for position in range(len(ids))]
             if row.entry_count != len(ids) or stand != named:
                 self.found(where, "its entries do not stand at the index that it names")
 
