@@ -1,61 +1,152 @@
-"""POST /v1/check: decode, ask the flow, encode."""
+"""POST /v1/check and /v1/check/batch: decode, ask the flow, encode."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from volenti.api.endpoint import Call, Context, Reply
-from volenti.api.problems import Problematic, not_implemented
-from volenti.api.values import identifier
+import msgspec
+
+from volenti.api.endpoint import Call, Context, Reply, decode_json
+from volenti.api.problems import Problematic, not_implemented, problem_of
+from volenti.api.values import identifier, instant
 from volenti.api.wire import (
     CheckAnswer,
+    CheckBatchAnswer,
+    CheckBatchRequest,
     CheckData,
     CheckedDataSubject,
     CheckedPolicy,
     CheckEvidence,
+    CheckItemAnswer,
+    CheckItemError,
     CheckMessage,
     CheckObligation,
     CheckReason,
     CheckRequest,
     CheckSignals,
+    CheckTrace,
     DataSubjectReference,
 )
 from volenti.core import data_subject as core
-from volenti.core.data_subject import ENTRY_KINDS
-from volenti.core.decision import Deny, Given, Permit, Question, Situation, remedies
+from volenti.core.decision import Deny, Given, Permit, Question, Situation, alternatives, explain, ledger_kind, remedies
 from volenti.core.policy.document import Action
+from volenti.core.reason import reason
 from volenti.errors import Invalid
-from volenti.flows.check_policy import DEADLINE_MS, Checked, Consistency, check, unread
+from volenti.flows.check_policy import (
+    DEADLINE_MS,
+    Answered,
+    Asked,
+    Checked,
+    Consistency,
+    Moment,
+    UnknownRevision,
+    check,
+    unread,
+)
 from volenti.flows.clock import rfc3339
 from volenti.flows.record_consents import parse_revision_token, revision_token
 from volenti.flows.services import Services
+
+AHEAD_MS: Final = 30 * 86_400_000
+"""How far ahead a question may be asked for."""
+_INSTANTS: Final = frozenset(("at", "expires_at", "kept_until", "not_before"))
+"""Members of remedies, obligations and traces that are instants: milliseconds in the core, RFC 3339 on the wire."""
 
 
 async def check_one(call: Call) -> Reply:
     """May this be done, to this person, now?"""
     asked: CheckRequest = call.body
-    _refuse_unimplemented(asked)
-    _authorise(call, asked)
-    who, consistency = reference(asked.data_subject), _consistency(asked)
-    try:
-        checked = await check(call.services, call.workspace_id, who, _question(asked), consistency, _deadline(call))
-    except Invalid as error:
-        if consistency.mode != "at_least":
-            raise
-        raise Problematic(422, "revision", str(error), pointer="/consistency/revision") from None
-    evidence = "evidence" in asked.include
-    return _reply(
-        _answer(call.services, checked, purpose=asked.purpose, given_id=asked.data_subject.id, evidence=evidence)
-    )
+    (answered,) = await check(call.services, call.workspace_id, [_asked(call, asked)], deadline_ms=_deadline(call))
+    return _reply(_answer(call.services, _seen(answered), asked))
+
+
+async def check_batch(call: Call) -> Reply:
+    """Many questions on one revision; a bad item is answered as a deny with its error."""
+    batch: CheckBatchRequest = call.body
+    items = [_item(call, batch.defaults, raw) for raw in batch.items]
+    questions = [item.asked for item in items if isinstance(item, _Item)]
+    answers = iter(await check(call.services, call.workspace_id, questions, deadline_ms=_deadline(call)))
+    answered = []
+    for item in items:
+        answered.append(_item_answer(call.services, item, next(answers)) if isinstance(item, _Item) else _refusal(call.services, item))
+        if batch.semantic == ("stop_on_permit" if answered[-1].allowed else "stop_on_deny"):
+            break
+    return Reply(CheckBatchAnswer(items=tuple(answered)))
 
 
 def unreadable(context: Context) -> Reply:
     """The answer while the database cannot even tell who asks: deny, and nothing else is said."""
-    return _reply(_answer(context.services, unread(context.services, Situation(stale=True))))
+    return _reply(_answer(context.services, unread(context.services, Situation(stale=True)), None))
 
 
 def _reply(answer: CheckAnswer) -> Reply:
     return Reply(answer) if answer.determinate else Reply(answer, status=503, headers={"retry-after": "1"})
+
+
+def _asked(call: Call, asked: CheckRequest) -> Asked:
+    """The question of a caller who may ask it. Raises a 403 or 422 problem where that is not so."""
+    _refuse_unimplemented(asked)
+    _authorise(call, asked)
+    return Asked(reference(asked.data_subject), _question(asked), _consistency(asked), _moment(call, asked))
+
+
+def _seen(answered: Answered) -> Checked:
+    if isinstance(answered, UnknownRevision):
+        detail = "the revision was not given out by this ledger"
+        raise Problematic(422, "revision", detail, pointer="/consistency/revision")
+    return answered
+
+
+class _Item(msgspec.Struct, frozen=True):
+    """An item of a batch that is a question which its caller may ask."""
+
+    key: str | None
+    wire: CheckRequest
+    asked: Asked
+
+
+class _NoQuestion(msgspec.Struct, frozen=True):
+    """An item that is none, with the problem that it would be alone."""
+
+    key: str | None
+    problem: Problematic
+
+
+def _item(call: Call, defaults: dict[str, Any], raw: msgspec.Raw) -> _Item | _NoQuestion:
+    key = None
+    try:
+        members = decode_json(bytes(raw), dict[str, Any])
+        key = members.pop("key", None)
+        if key is not None and not (isinstance(key, str) and len(key) <= 128):
+            key = None
+            raise Problematic(422, "invalid_value", "a key is a text of at most 128 characters", pointer="/key")
+        asked = decode_json(msgspec.json.encode(defaults | members), CheckRequest)
+        return _Item(key, asked, _asked(call, asked))
+    except (Problematic, Invalid) as error:
+        return _NoQuestion(key, problem_of(error))
+
+
+def _item_answer(services: Services, item: _Item, answered: Answered) -> CheckItemAnswer:
+    try:
+        answer = _answer(services, _seen(answered), item.wire)
+    except Problematic as problem:
+        return _refusal(services, _NoQuestion(item.key, problem))
+    return CheckItemAnswer(**_members(answer), key=item.key)
+
+
+def _refusal(services: Services, item: _NoQuestion) -> CheckItemAnswer:
+    """The deny of an item that is no question: invalid, or beyond what the credential covers."""
+    problem = item.problem
+    said = reason("request.out_of_scope" if problem.status == 403 else "request.invalid")
+    nothing = unread(services, Situation())
+    answer = _answer(services, msgspec.structs.replace(nothing, decision=Deny((Given(said),), nothing.evaluated_at + 1)), None)
+    pointer = None if problem.pointer is None else f"#{problem.pointer}"
+    error = CheckItemError(status=problem.status, type=problem.type, detail=problem.detail, pointer=pointer)
+    return CheckItemAnswer(**_members(answer), key=item.key, error=error)
+
+
+def _members(answer: CheckAnswer) -> dict[str, Any]:
+    return {name: getattr(answer, name) for name in CheckAnswer.__struct_fields__}
 
 
 def _deadline(call: Call) -> int:
@@ -86,6 +177,12 @@ def _authorise(call: Call, asked: CheckRequest) -> None:
         caller.actions is not None and asked.action not in caller.actions
     ):
         raise Problematic(403, "out_of_scope", "the credential does not cover this purpose or action")
+    for scope, pointer in (
+        ("decisions:read", "/detail" if asked.detail == "explain" else None),
+        ("consents:read", "/as_of" if asked.as_of is not None else None),
+    ):
+        if pointer is not None and scope not in caller.scopes:
+            raise Problematic(403, "scope_missing", f"this needs the scope {scope}", pointer=pointer)
 
 
 def _refuse_unimplemented(asked: CheckRequest) -> None:
@@ -95,21 +192,18 @@ def _refuse_unimplemented(asked: CheckRequest) -> None:
     message = asked.message or CheckMessage()
     later = {
         "/message/expires_at": message.expires_at is not None,
-        "/data": asked.data not in (None, CheckData()),
         "/signals": asked.signals not in (None, CheckSignals(), CheckSignals(gpc=False)),
         "/reserve": asked.reserve is not None,
-        "/at": asked.at is not None,
-        "/as_of": asked.as_of is not None,
-        "/detail": asked.detail == "explain",
     }
     for position, part in enumerate(asked.include):
-        later[f"/include/{position}"] = part != "evidence"
+        later[f"/include/{position}"] = part in ("caps", "permit")
     for pointer, given in later.items():
         if given:
             raise not_implemented(pointer)
 
 
 def _question(asked: CheckRequest) -> Question:
+    data = asked.data or CheckData()
     return Question(
         action=asked.action,
         purpose=asked.purpose,
@@ -117,8 +211,11 @@ def _question(asked: CheckRequest) -> Question:
         topic=asked.topic,
         message_class=asked.message.message_class if asked.message is not None else None,
         jurisdiction=asked.jurisdiction,
+        data_categories=data.categories,
+        recipient=data.recipient,
+        region=data.region,
         supported_obligations=None if asked.supported_obligations is None else frozenset(asked.supported_obligations),
-        every_reason=asked.detail == "all",
+        every_reason=asked.detail != "primary",
     )
 
 
@@ -134,44 +231,59 @@ def _consistency(asked: CheckRequest) -> Consistency:
     return Consistency("at_least", *token)
 
 
-def _answer(
-    services: Services, checked: Checked, *, purpose: str = "", given_id: str | None = None, evidence: bool = False
-) -> CheckAnswer:
-    decision = checked.decision
+def _moment(call: Call, asked: CheckRequest) -> Moment:
+    """The instant that the question is for. Raises a 422 problem for both, for a past `at` and for a future `as_of`."""
+    if asked.at is not None and asked.as_of is not None:
+        raise Problematic(422, "invalid_value", "ask for a later instant or as of an earlier one", pointer="/as_of")
+    now = call.services.clock()
+    if asked.at is not None:
+        at = instant(asked.at, "/at")
+        if not now <= at <= now + AHEAD_MS:
+            raise Problematic(422, "invalid_value", "at lies ahead, at most 30 days", pointer="/at")
+        return Moment(at=at)
+    if asked.as_of is not None:
+        as_of = instant(asked.as_of, "/as_of")
+        if as_of > now:
+            raise Problematic(422, "invalid_value", "as_of lies in the past", pointer="/as_of")
+        return Moment(as_of=as_of)
+    return Moment()
+
+
+def _answer(services: Services, checked: Checked, asked: CheckRequest | None) -> CheckAnswer:
+    """The answer on the wire. `asked` None: nothing is known of the question, and nothing is said of it."""
+    decision, question = checked.decision, checked.question
     reasons = decision.reasons
-    notice = (
-        checked.policy.purposes[purpose].notice
-        if checked.policy is not None and purpose in checked.policy.purposes
-        else None
-    )
+    include = () if asked is None else asked.include
+    permitted = isinstance(decision, Permit)
     retry = [given.retry_at for given in reasons if given.retry_at is not None]
     return CheckAnswer(
-        decision="permit" if isinstance(decision, Permit) else "deny",
-        allowed=isinstance(decision, Permit),
+        decision="permit" if permitted else "deny",
+        allowed=permitted,
         determinate=not isinstance(decision, Deny) or decision.determinate,
         reason=reasons[0].reason.code,
-        reasons=tuple(
-            CheckReason(
-                code=given.reason.code,
-                step=given.reason.step,
-                effect=given.reason.effect,
-                ref=given.event.entry if given.event is not None else None,
-            )
-            for given in reasons
+        reasons=tuple(_reason(given) for given in reasons),
+        remedies=tuple(
+            _timed(remedy) for remedy in remedies(checked.policy, checked.state, question, decision, checked.evaluated_at)
         ),
-        remedies=tuple(_remedy(remedy) for remedy in remedies(decision, notice, purpose)),
-        alternatives=(),
+        alternatives=_alternatives(checked) if "alternatives" in include and not permitted else (),
         obligations=tuple(
             CheckObligation(
-                id=f"o{number}", type=obligation.type, mandatory=obligation.mandatory, properties=obligation.properties
+                id=f"o{number}",
+                type=obligation.type,
+                mandatory=obligation.mandatory,
+                properties=_timed(obligation.properties),
             )
             for number, obligation in enumerate(decision.obligations if isinstance(decision, Permit) else (), 1)
         ),
-        advice=(),
-        evidence=tuple(_evidence(given) for given in reasons if given.event is not None) if evidence else (),
-        data_subject=CheckedDataSubject(id=given_id or checked.caller_id, known=checked.known),
+        advice=_advice(checked) if "advice" in include else (),
+        evidence=tuple(_evidence(given) for given in reasons if given.event is not None)
+        if "evidence" in include
+        else (),
+        data_subject=CheckedDataSubject(
+            id=(asked.data_subject.id if asked is not None else None) or checked.caller_id, known=checked.known
+        ),
         not_before=None,
-        retry_at=rfc3339(min(retry)) if retry and isinstance(decision, Deny) else None,
+        retry_at=rfc3339(min(retry)) if retry and not permitted else None,
         valid_until=rfc3339(decision.valid_until),
         policy=None
         if checked.policy is None
@@ -183,6 +295,16 @@ def _answer(
         permit=None,
         decision_id=f"dec_{services.new_id()}",
         evaluated_at=rfc3339(checked.evaluated_at),
+        trace=_trace(checked) if asked is not None and asked.detail == "explain" else msgspec.UNSET,
+    )
+
+
+def _reason(given: Given) -> CheckReason:
+    return CheckReason(
+        code=given.reason.code,
+        step=given.reason.step,
+        effect=given.reason.effect,
+        ref=given.event.entry if given.event is not None else None,
     )
 
 
@@ -190,11 +312,42 @@ def _evidence(given: Given) -> CheckEvidence:
     event = given.event
     assert event is not None
     return CheckEvidence(
-        entry=event.entry, kind=ENTRY_KINDS[event.kind], at=rfc3339(event.occurred_at), notice=event.notice
+        entry=event.entry, kind=ledger_kind(event), at=rfc3339(event.occurred_at), notice=event.notice
     )
 
 
-def _remedy(remedy: dict[str, Any]) -> dict[str, Any]:
+def _alternatives(checked: Checked) -> tuple[dict[str, Any], ...]:
+    if checked.policy is None:
+        return ()
+    found = alternatives(
+        checked.policy, checked.state, checked.question, checked.evaluated_at, checked.situation
+    )
+    return tuple(
+        {"channel": one.channel, "topic": one.topic, "decision": "permit", "not_before": None} for one in found
+    )
+
+
+def _advice(checked: Checked) -> tuple[dict[str, Any], ...]:
+    """What the caller may do along with the answer."""
+    found: list[dict[str, Any]] = []
+    if checked.state.locale:
+        found.append({"type": "preferred_locale", "properties": {"locale": checked.state.locale}})
+    if isinstance(checked.decision, Permit) and checked.question.action is Action.SEND:
+        found.append({"type": "recheck_before_send", "properties": {"after": "valid_until"}})
+    return tuple(found)
+
+
+def _trace(checked: Checked) -> tuple[CheckTrace, ...]:
+    if checked.policy is None:
+        return ()
+    steps = explain(checked.policy, checked.state, checked.question, checked.evaluated_at, checked.situation)
+    return tuple(
+        CheckTrace(step=one.step, outcome=one.outcome, reasons=one.reasons, inputs=_timed(one.inputs)) for one in steps
+    )
+
+
+def _timed(members: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: rfc3339(value) if name == "at" and isinstance(value, int) else value for name, value in remedy.items()
+        name: rfc3339(value) if name in _INSTANTS and isinstance(value, int) else value
+        for name, value in members.items()
     }

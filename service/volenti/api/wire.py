@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from volenti.core.consent import Actor
-from volenti.core.policy.document import Action, Channel, Key, Language, MessageClass
+from volenti.core.policy.document import Action, Channel, Key, Language, MessageClass, RelationType
 
 # No NUL and no control characters: PostgreSQL refuses NUL. A pattern ends in `(?!\n)$`, since `$` alone takes a trailing newline.
 Text = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*(?!\n)$")]
@@ -41,6 +41,12 @@ Revision = Annotated[
     Meta(pattern=r"^vr1\.[A-Za-z0-9_-]{14}(?!\n)$", description="a revision token as a write or a check returned it"),
 ]
 Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339")]
+
+
+BirthDate = Annotated[
+    str,
+    Meta(pattern=r"^(19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}(?!\n)$", description="a day, YYYY-MM-DD, from 1900 to today"),
+]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,6 +148,17 @@ class CheckRequest(Request, frozen=True):
     detail: Literal["primary", "all", "explain"] = "primary"
 
 
+class CheckBatchRequest(Request, frozen=True):
+    """Many questions on one revision. A member that an item lacks is that of `defaults`; nothing is merged deeper.
+
+    Items are decoded one by one, so that a bad one is answered alone. Each has the members of a check, and a `key`.
+    """
+
+    items: Annotated[tuple[msgspec.Raw, ...], Meta(min_length=1, max_length=1000)]
+    defaults: dict[str, Any] = {}
+    semantic: Literal["all", "stop_on_deny", "stop_on_permit"] = "all"
+
+
 class CheckReason(Answer, frozen=True):
     code: str
     step: str
@@ -173,6 +190,15 @@ class CheckedPolicy(Answer, frozen=True):
     hash: str
 
 
+class CheckTrace(Answer, frozen=True):
+    """What a step of the evaluation looked at and found; `inputs` are codes, instants and entry ids."""
+
+    step: str
+    outcome: str
+    reasons: tuple[str, ...]
+    inputs: dict[str, Any]
+
+
 class CheckAnswer(Answer, frozen=True):
     """The decision, why, on what evidence, and what goes with it."""
 
@@ -198,6 +224,29 @@ class CheckAnswer(Answer, frozen=True):
     permit: str | None
     decision_id: str
     evaluated_at: str
+    trace: tuple[CheckTrace, ...] | UnsetType = UNSET
+
+
+class CheckItemError(Answer, frozen=True):
+    """What is wrong with an item of a batch, and the status that it would have had alone."""
+
+    status: int
+    type: str
+    detail: str
+    pointer: str | None
+
+
+class CheckItemAnswer(CheckAnswer, frozen=True):
+    """The answer to an item: that of the check alone. `error` says why an item was no question."""
+
+    key: str | None = None
+    error: CheckItemError | None = None
+
+
+class CheckBatchAnswer(Answer, frozen=True):
+    """The answers in the order of the items, cut after the deciding one if the batch said so."""
+
+    items: tuple[CheckItemAnswer, ...]
 
 
 # ---- consents and facts
@@ -221,7 +270,10 @@ class Evidence(Request, frozen=True):
 
 
 class ActorReference(Request, frozen=True):
+    """Who acted. `id` names the guardian where one did."""
+
     type: Actor
+    id: CallerId | None = None
 
 
 class ConsentChoice(Request, frozen=True):
@@ -263,16 +315,43 @@ class RecordedEntry(Answer, frozen=True):
     proof: str | UnsetType = UNSET
 
 
+class Confirmation(Answer, frozen=True):
+    """A page that the person must be sent: there one POST confirms the request, opening it does nothing."""
+
+    entry: str
+    url: str
+    expires_at: str
+
+
 class RecordedAnswer(Answer, frozen=True):
+    """What was recorded. `confirmation` is there where a request waits for the person's confirmation."""
+
     data_subject: str | None
     entries: tuple[RecordedEntry, ...]
     revision: str
     receipt: str | None
+    confirmation: tuple[Confirmation, ...] | UnsetType = UNSET
 
 
 class IdentifierChanges(Request, frozen=True):
     add: Annotated[tuple[VerifiedIdentifier, ...], Meta(max_length=16)] = ()
     remove: Annotated[tuple[Identifier, ...], Meta(max_length=16)] = ()
+
+
+class GuardianFact(Request, frozen=True):
+    """A guardian of the person, by the caller's id, and how that was verified. Given again with `until`, it ends then."""
+
+    id: CallerId
+    method: Word
+    since: Instant
+    until: Instant | None = None
+
+
+class RelationFact(Request, frozen=True):
+    """A dated relation of the person with the controller."""
+
+    type: RelationType
+    at: Instant
 
 
 class FactsRequest(Request, frozen=True):
@@ -285,10 +364,20 @@ class FactsRequest(Request, frozen=True):
     actor: ActorReference = ActorReference(type="operator")
     method: Word | None = None
     surface: LongText | None = None
-    birth_date: str | None = None
-    guardian: dict[str, Any] | None = None
+    birth_date: BirthDate | UnsetType | None = UNSET
+    guardian: GuardianFact | None = None
     push_permission: str | None = None
-    relations: tuple[dict[str, Any], ...] = ()
+    relations: Annotated[tuple[RelationFact, ...], Meta(max_length=16)] = ()
+
+
+class RestrictionRequest(Request, frozen=True):
+    """Restrict the processing of a person's data (GDPR Art. 18), or lift the restriction."""
+
+    restricted: bool
+    ground: Word | None = None
+    actor: ActorReference = ActorReference(type="operator")
+    method: Word | None = None
+    surface: LongText | None = None
 
 
 class Lookup(Request, frozen=True):
@@ -306,7 +395,7 @@ class ConsentInForce(Answer, frozen=True):
 
     purpose: str
     channel: str
-    state: Literal["granted", "denied", "withdrawn", "objected"]
+    state: Literal["granted", "denied", "withdrawn", "objected", "pending"]
     since: str
     entry: str
     notice: str | None
@@ -315,13 +404,52 @@ class ConsentInForce(Answer, frozen=True):
     valid_until: str | None
 
 
+class KnownGuardian(Answer, frozen=True):
+    id: str
+    method: str
+    since: str
+    until: str | None
+
+
+class KnownRelation(Answer, frozen=True):
+    """The newest relation of its type."""
+
+    type: str
+    at: str
+
+
 class DataSubjectAnswer(Answer, frozen=True):
+    """What is in force for a person. `restricted_since`: since when processing is restricted."""
+
     id: str | None
     identifiers: tuple[KnownIdentifier, ...]
     jurisdiction: str | None
     time_zone: str | None
     locale: str | None
+    birth_date: str | None
+    guardians: tuple[KnownGuardian, ...]
+    relations: tuple[KnownRelation, ...]
+    restricted_since: str | None
     consents: tuple[ConsentInForce, ...]
+    revision: str
+
+
+class ConsentDifference(Answer, frozen=True):
+    """How the standing of a purpose on a channel differs; null: there was none."""
+
+    purpose: str
+    channel: str
+    before: ConsentInForce | None
+    after: ConsentInForce | None
+
+
+class DataSubjectDifference(Answer, frozen=True):
+    """What changed for a person between two instants, by what was recorded until each."""
+
+    id: str | None
+    from_: str = msgspec.field(name="from")
+    to: str
+    consents: tuple[ConsentDifference, ...]
     revision: str
 
 

@@ -7,28 +7,37 @@ state, its date, its notice or its evidence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from volenti.core import consent
-from volenti.core.consent import Actor, ConsentEvent, ConsentKind, in_force, may_lift, scopes, settle
+from volenti.core.asking import places_of
+from volenti.core.consent import Actor, ConsentEvent, ConsentKind, in_force, live, may_lift, scopes, settle
 from volenti.core.data_subject import (
+    ASKED,
     ENTRY_KINDS,
+    RELEASED,
+    RESTRICTED,
     UPDATED,
+    Asked,
     ConsentRecorded,
     DataSubjectState,
     DataSubjectUpdated,
     Entry,
     Event,
     Evidence,
+    Guardian,
     Identifier,
+    ProcessingRestricted,
+    Relation,
     Source,
+    comes_of_age,
     consent_event,
     evolve,
 )
-from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, terms_for
 from volenti.core.policy.document import grade_number
 from volenti.core.policy.duration import expires_at
 from volenti.core.policy.notice import PublishedNotice
@@ -39,8 +48,16 @@ SHOWN_MS = 1_000
 """A form that is submitted faster than this after its offer was issued was not read by a person: it stays at E1."""
 
 
+PERMISSIVE: Final[frozenset[ConsentKind]] = frozenset(("grant", "request", "confirm", "renew"))
+"""Kinds that permit, or lead to it: they need a person's own act, a notice, and a purpose that is not retired."""
+
+
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """One event that a caller wants recorded. `claimed_at` None: now."""
+    """One event that a caller wants recorded. `claimed_at` None: now.
+
+    `names`: the write whose request a confirmation confirms (its first request's entry), the entry that an
+    invalidation voids.
+    """
 
     kind: ConsentKind
     purpose: str
@@ -50,6 +67,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     claimed_at: int | None = None
     valid_from: int | None = None
     valid_until: int | None = None
+    names: str | None = None
 
 
 class ShownOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,15 +88,33 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     jurisdiction: str | None = None
     time_zone: str | None = None
     locale: str | None = None
+    birth_date: str | None = None
+    guardian: Guardian | None = None
+    relations: tuple[Relation, ...] = ()
+
+
+class Restriction(msgspec.Struct, frozen=True, kw_only=True):
+    """Restrict processing (GDPR Art. 18), or lift the restriction."""
+
+    lifted: bool = False
+    ground: str | None = None
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to record choices and facts of one person: by whom, how, and with what evidence."""
+    """A request to record choices and facts of one person: by whom, how, and with what evidence.
+
+    `guardian`: the caller's id of the guardian who acts. `asked`: purposes that are put to the person. `voids_refusals`:
+    whether a refusal may be invalidated; where two people must agree to it, nobody may alone.
+    """
 
     actor: Actor
     component: str
+    guardian: str | None = None
     choices: tuple[Choice, ...] = ()
     facts: Facts = Facts()
+    restriction: Restriction | None = None
+    asked: tuple[str, ...] = ()
+    voids_refusals: bool = True
     method: str | None = None
     surface: str | None = None
     evidence: Evidence | None = None
@@ -89,10 +125,22 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 RefusalCode = Literal[
     "purpose_unknown", "purpose_retired", "channel_unknown", "notice_required", "notice_unknown", "notice_not_published_then", "dated_ahead",
     "not_affirmative", "offer_invalid", "validity_invalid", "resubscribe_requires_data_subject_act", "entry_exists",
+    "guardian_required", "guardian_unknown", "nothing_to_confirm", "not_renewable", "nothing_to_invalidate", "approval_required",
 ]  # fmt: skip
 
 CONFLICTS: frozenset[str] = frozenset(
-    ("entry_exists", "offer_invalid", "purpose_retired", "resubscribe_requires_data_subject_act")
+    (
+        "approval_required",
+        "entry_exists",
+        "guardian_required",
+        "guardian_unknown",
+        "not_renewable",
+        "nothing_to_confirm",
+        "nothing_to_invalidate",
+        "offer_invalid",
+        "purpose_retired",
+        "resubscribe_requires_data_subject_act",
+    )
 )
 """Refusals that contradict what is stored; the others find fault with the request itself."""
 
@@ -141,31 +189,41 @@ def admit(
 ) -> Admission:
     """Decide a command against a person's state at an instant (milliseconds UTC).
 
-    `ids` are 1 + len(choices) fresh entry ids, the first for the facts, if they change; an offer's id becomes the id of
-    the first entry, so that an offer settles one form. `previous` is the person's last entry so far. All or nothing: the first refusal refuses the command.
+    `ids` are fresh entry ids, as many as `most_entries` says, the first for the facts; an offer's id becomes the id of
+    the first entry, so that an offer settles one form. `previous` is the person's last entry so far. All or nothing:
+    the first refusal refuses the command.
     """
-    facts_id, *choice_ids = ids
+    facts_id, *further = ids
+    fresh = iter(further)
     entries: list[NewEntry] = []
+    first_request: str | None = None
     after = state
-    update = _update(command, state, now)
-    if update is not None:
-        update = msgspec.structs.replace(update, previous=previous)
-        entries.append(NewEntry(_first_id(command, entries, facts_id), UPDATED, (), None, update))
-        after = evolve(after, Entry(entries[-1].id, now, update))
+    for kind, purposes, event in _plain(command, state, now):
+        event = msgspec.structs.replace(event, previous=entries[-1].id if entries else previous)
+        entry_id = facts_id if kind == UPDATED else next(fresh)
+        entries.append(NewEntry(_first_id(command, entries, entry_id), kind, purposes, None, event))
+        after = evolve(after, Entry(entries[-1].id, now, event))
     for position, choice in enumerate(command.choices):
         pointer = f"/events/{position}"
         purpose = policy.purposes.get(choice.purpose)
         if purpose is None:
             return Refusal("purpose_unknown", "the policy has no such purpose", f"{pointer}/purpose")
-        notice = policy.published.get(choice.notice) if choice.notice is not None else None
-        refusal = _fault(choice, command, purpose, notice, now, pointer)
+        resolved = _resolved(choice, command, purpose, after, now, pointer)
+        if isinstance(resolved, Refusal):
+            return resolved
+        notice = policy.published.get(resolved.notice) if resolved.notice is not None else None
+        refusal = _fault(resolved, command, purpose, notice, after, now, pointer)
         if refusal is not None:
             return refusal
-        recorded = _recorded(choice, command, purpose, policy, after, now)
+        entry_id = _first_id(command, entries, next(fresh))
+        recorded = _recorded(resolved, command, purpose, policy, after, now)
         recorded = msgspec.structs.replace(recorded, previous=entries[-1].id if entries else previous)
-        entry_id = _first_id(command, entries, choice_ids[position])
+        if recorded.kind == "request":
+            first_request = first_request or entry_id
+            recorded = msgspec.structs.replace(recorded, names=first_request)
         event = consent_event(entry_id, now, recorded)
-        if choice.kind == "grant" and (against := _guarded_refusal(after.on(choice.purpose), event)) is not None:
+        guarded = recorded.kind in ("grant", "confirm")
+        if guarded and (against := _guarded_refusal(after.on(choice.purpose), event)) is not None:
             return Refusal(
                 "resubscribe_requires_data_subject_act",
                 "the person refused, withdrew or objected; only their own later act, proved at least at E2, permits again",
@@ -175,7 +233,7 @@ def admit(
         entries.append(
             NewEntry(
                 entry_id,
-                ENTRY_KINDS[choice.kind],
+                ENTRY_KINDS[recorded.kind],
                 (choice.purpose,),
                 notice.hash if notice is not None else None,
                 recorded,
@@ -185,15 +243,104 @@ def admit(
     return Admitted(tuple(entries), after, tuple(_obstacle(entry, after, now) for entry in entries))
 
 
+def most_entries(command: Command) -> int:
+    """How many entries a command makes at most: one for the facts, one for all else that it says."""
+    return 1 + len(command.choices) + (command.restriction is not None) + bool(command.asked)
+
+
+def _plain(command: Command, state: DataSubjectState, now: int) -> Iterator[tuple[str, tuple[str, ...], Event]]:
+    """What a command records beside choices, each with the kind and the purposes of its leaf: the facts first."""
+    said = {
+        "occurred_at": now, "claimed_at": now, "actor": command.actor, "component": command.component, "method": command.method,
+        "surface": command.surface, "source": command.source,
+    }  # fmt: skip
+    if (update := _update(command, state, said)) is not None:
+        yield UPDATED, (), update
+    if (restriction := command.restriction) is not None and restriction.lifted is (state.restriction is not None):
+        kind = RELEASED if restriction.lifted else RESTRICTED
+        yield kind, (), ProcessingRestricted(lifted=restriction.lifted, ground=restriction.ground, **said)
+    if command.asked:
+        yield ASKED, command.asked, Asked(purposes=command.asked, **said)
+
+
+def _resolved(
+    choice: Choice, command: Command, purpose: CompiledPurpose, state: DataSubjectState, now: int, pointer: str
+) -> Choice | Refusal:
+    """The choice with what it takes over from the entry that it confirms, renews or voids; or why there is no such entry."""
+    events = live(state.on(choice.purpose))
+    match choice.kind:
+        case "confirm":
+            return _confirming(choice, events, pointer)
+        case "renew":
+            return _renewing(choice, command, purpose, events, now, pointer)
+        case "invalidate":
+            return _voiding(choice, command, events, pointer)
+        case _:
+            return choice
+
+
+def _confirming(choice: Choice, events: tuple[ConsentEvent, ...], pointer: str) -> Choice | Refusal:
+    request = next((one for one in events if one.kind == "request" and one.names == choice.names), None)
+    standings = [settle(events, channel) for channel in (() if request is None else request.channels or (None,))]
+    waits = any(standing.pending == request for standing in standings)
+    if request is None or not (waits or any(_confirmed(standing, request) for standing in standings)):
+        return Refusal("nothing_to_confirm", "no request waits for this confirmation", pointer)
+    return msgspec.structs.replace(
+        choice, names=request.entry, channels=request.channels, notice=request.notice, valid_from=request.valid_from,
+        valid_until=request.valid_until,
+    )  # fmt: skip
+
+
+def _confirmed(standing: consent.Standing, request: ConsentEvent) -> bool:
+    return standing.decided_by is not None and standing.decided_by.names == request.entry
+
+
+def _renewing(
+    choice: Choice, command: Command, purpose: CompiledPurpose, events: tuple[ConsentEvent, ...], now: int, pointer: str
+) -> Choice | Refusal:
+    standings = [settle(events, channel) for channel in choice.channels or (None,)]
+    grants = [one.decided_by for one in standings if one.state == "granted" and one.decided_by is not None]
+    expired = any(_ended(grant, purpose, now) for grant in grants)
+    if len(grants) < len(standings) or expired or command.actor not in ("data_subject", "guardian"):
+        return Refusal("not_renewable", "a person renews a consent that is in force; what has ended is given anew", pointer)
+    return msgspec.structs.replace(choice, notice=choice.notice or grants[0].notice)
+
+
+def _ended(grant: ConsentEvent, purpose: CompiledPurpose, now: int) -> bool:
+    own = grant.valid_until is not None and now >= grant.valid_until
+    return own or (purpose.valid_for is not None and now >= expires_at(grant.occurred_at, purpose.valid_for))
+
+
+def _voiding(choice: Choice, command: Command, events: tuple[ConsentEvent, ...], pointer: str) -> Choice | Refusal:
+    named = next((one for one in events if one.entry == choice.names and one.kind != "invalidate"), None)
+    if named is None:
+        return Refusal(
+            "nothing_to_invalidate", "the person has no such entry on this purpose that is not void", f"{pointer}/supersedes"
+        )
+    if command.actor not in ("operator", "system"):
+        return Refusal("not_affirmative", "an entry is declared void by the controller; a person withdraws", pointer)
+    if named.restrictive and not command.voids_refusals:
+        return Refusal("approval_required", "to void a refusal a second person must approve; this version has no approvals", pointer)
+    return msgspec.structs.replace(choice, channels=named.channels, notice=None)
+
+
 def _first_id(command: Command, entries: list[NewEntry], fresh: str) -> str:
     return fresh if command.offer is None or entries else command.offer.id
 
 
 def _fault(
-    choice: Choice, command: Command, purpose: CompiledPurpose, notice: PublishedNotice | None, now: int, pointer: str
+    choice: Choice,
+    command: Command,
+    purpose: CompiledPurpose,
+    notice: PublishedNotice | None,
+    state: DataSubjectState,
+    now: int,
+    pointer: str,
 ) -> Refusal | None:
-    """What is wrong with a grant whatever the person's state. A restriction is never at fault."""
-    if choice.kind != "grant":
+    """What is wrong with a permission. A restriction is never at fault; an acknowledgement names its notice."""
+    if choice.kind == "acknowledge" and notice is None:
+        return Refusal("notice_unknown", "an acknowledgement names a published notice", f"{pointer}/notice")
+    if choice.kind not in PERMISSIVE:
         return None
     if choice.notice is not None and notice is None:
         return Refusal("notice_unknown", "no such notice version was published", f"{pointer}/notice")
@@ -201,6 +348,12 @@ def _fault(
     claimed = now if choice.claimed_at is None else choice.claimed_at
     if command.actor == "system":
         return Refusal("not_affirmative", "a grant is an act of the person; the system cannot consent", pointer)
+    if command.actor == "guardian":
+        guardian = state.guardians.get(command.guardian or "")
+        if guardian is None or not guardian.live(min(claimed, now)):
+            return Refusal("guardian_unknown", "no such guardian of the person is on record at that time", "/actor/id")
+    elif _of_age(purpose, state, min(claimed, now)) is False:
+        return Refusal("guardian_required", "the person is too young to consent alone; a guardian consents", pointer)
     if purpose.retired_at_ms is not None and now >= purpose.retired_at_ms:
         return Refusal("purpose_retired", "the purpose is retired and takes no new consent", f"{pointer}/purpose")
     unknown = [channel for channel in choice.channels if channel not in purpose.channels]
@@ -231,6 +384,14 @@ def _fault(
     return None
 
 
+def _of_age(purpose: CompiledPurpose, state: DataSubjectState, at: int) -> bool | None:
+    """Whether the person may consent alone where they live; None where nobody knows their age, or no age is set."""
+    terms = terms_for(purpose, min(purpose.actions), min(purpose.channels, default=None), places_of(state))
+    if not state.birth_date or terms.age_of_consent is None:
+        return None
+    return at >= comes_of_age(state.birth_date, terms.age_of_consent)
+
+
 def _was_published(notice: PublishedNotice, at: int) -> bool:
     return notice.published_at is not None and notice.published_at.timestamp() * 1000 <= at
 
@@ -243,18 +404,26 @@ def _recorded(
     state: DataSubjectState,
     now: int,
 ) -> ConsentRecorded:
+    """What goes into the payload. Under double opt-in a grant without confirmation is a request for one."""
     claimed = now if choice.claimed_at is None else choice.claimed_at
     occurred = min(claimed, now)
+    confirmed = command.evidence is not None and command.evidence.confirmation is not None
+    kind: ConsentKind = "request" if choice.kind == "grant" and purpose.double_opt_in and not confirmed else choice.kind
+    permissive = kind in PERMISSIVE
     return ConsentRecorded(
-        kind=choice.kind,
+        kind=kind,
         purpose=choice.purpose,
         channels=tuple(sorted(set(choice.channels))),
         notice=choice.notice,
         jurisdiction=state.jurisdiction or None,
-        evidence_grade=_grade(command, occurred, now, policy) if choice.kind == "grant" else consent.E0,
+        evidence_grade=_graded(choice, command, state, occurred, now, policy) if permissive else consent.E0,
         minimum_grade=grade_number(purpose.minimum_evidence),
-        valid_from=choice.valid_from if choice.kind == "grant" else None,
-        valid_until=choice.valid_until if choice.kind == "grant" else None,
+        double_opt_in=purpose.double_opt_in,
+        of_age=permissive and command.actor != "guardian" and _of_age(purpose, state, occurred) is True,
+        names=choice.names,
+        guardian=command.guardian if command.actor == "guardian" else None,
+        valid_from=choice.valid_from if permissive else None,
+        valid_until=choice.valid_until if permissive else None,
         occurred_at=occurred,
         claimed_at=claimed,
         actor=command.actor,
@@ -265,6 +434,27 @@ def _recorded(
         evidence=command.evidence,
         source=command.source,
     )
+
+
+def _graded(
+    choice: Choice, command: Command, state: DataSubjectState, occurred: int, now: int, policy: CompiledPolicy
+) -> int:
+    """How well a permission is proved.
+
+    A confirmation through the link that was sent to the address: the page showed the text, and the mailbox is the
+    person's (E3); with a request that was authenticated, E4. A renewal keeps what its grant had, if that is more.
+    """
+    own = _grade(command, occurred, now, policy)
+    events = live(state.on(choice.purpose))
+    match choice.kind:
+        case "confirm":
+            request = next(one for one in events if one.entry == choice.names)
+            return consent.E4 if consent.E3 <= request.grade else consent.E3
+        case "renew":
+            grants = [settle(events, channel).decided_by for channel in choice.channels or (None,)]
+            return max(own, min(grant.grade for grant in grants if grant is not None))
+        case _:
+            return own
 
 
 def _grade(command: Command, occurred: int, now: int, policy: CompiledPolicy) -> int:
@@ -305,7 +495,7 @@ def _obstacle(entry: NewEntry, after: DataSubjectState, now: int) -> ConsentEven
     return in_force(after.on(entry.event.purpose), consent_event(entry.id, now, entry.event))
 
 
-def _update(command: Command, state: DataSubjectState, now: int) -> DataSubjectUpdated | None:
+def _update(command: Command, state: DataSubjectState, said: dict[str, Any]) -> DataSubjectUpdated | None:
     """The facts that differ from what is known; None if nothing does."""
     facts = command.facts
     known = {(identifier.type, identifier.value): identifier for identifier in state.identifiers}
@@ -322,9 +512,20 @@ def _update(command: Command, state: DataSubjectState, now: int) -> DataSubjectU
     jurisdiction = facts.jurisdiction if facts.jurisdiction != state.jurisdiction else None
     time_zone = facts.time_zone if facts.time_zone != state.time_zone else None
     locale = facts.locale if facts.locale != state.locale else None
-    if not added and not removed and jurisdiction is None and time_zone is None and locale is None:
+    birth_date = facts.birth_date if facts.birth_date != state.birth_date else None
+    guardian = facts.guardian
+    if guardian is not None and state.guardians.get(guardian.id) == guardian:
+        guardian = None
+    now = said["occurred_at"]
+    relations = tuple(
+        msgspec.structs.replace(relation, at=min(relation.at, now))  # what is to come qualifies for nothing yet
+        for relation in facts.relations
+        if relation.type not in state.relations or relation.at > state.relations[relation.type].occurred_at
+    )
+    changed = (jurisdiction, time_zone, locale, birth_date, guardian)
+    if not added and not removed and not relations and all(one is None for one in changed):
         return None
     return DataSubjectUpdated(
-        added=added, removed=removed, jurisdiction=jurisdiction, time_zone=time_zone, locale=locale, occurred_at=now, claimed_at=now,
-        actor=command.actor, component=command.component, method=command.method, surface=command.surface, source=command.source,
+        added=added, removed=removed, jurisdiction=jurisdiction, time_zone=time_zone, locale=locale, birth_date=birth_date, guardian=guardian,
+        relations=relations, **said,
     )  # fmt: skip

@@ -1,19 +1,23 @@
 """How consent to one purpose changes, and what of it is in force at an instant.
 
-A person's choices on a purpose are a list of events in *effect order*: by `occurred_at`, restrictive before permissive
+A person's choices on a purpose are a list of events in *effect order*: by `occurred_at`, permissive before restrictive
 at equal times (so that a restriction wins), then in the order of the ledger. Folding the events that cover a channel
 gives the standing of that channel. The fold is total and depends on the events alone: what of the policy decided their
-admission stands in the events (`guard`). The order in which events arrive does not matter.
+admission stands in the events (`guard`, `of_age`). The order in which events arrive does not matter.
 """
 
 from __future__ import annotations
 
 from bisect import insort_right
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
-ConsentKind = Literal["grant", "deny", "withdraw", "object"]
+ConsentKind = Literal[
+    "grant", "deny", "withdraw", "object", "request", "confirm", "renew", "invalidate", "acknowledge"
+]
+RESTRICTIVE: Final[frozenset[ConsentKind]] = frozenset(("deny", "withdraw", "object"))
+"""Kinds that take back or refuse: always accepted, and dated as they are."""
 Settled = Literal["unknown", "granted", "denied", "withdrawn", "objected"]
 Actor = Literal["data_subject", "guardian", "operator", "system", "import"]
 
@@ -23,7 +27,11 @@ authenticated session; and both."""
 
 
 class ConsentEvent(msgspec.Struct, frozen=True, array_like=True):
-    """One choice on one purpose, as the fold needs it. Times are milliseconds since the epoch, UTC."""
+    """One choice on one purpose, as the fold needs it. Times are milliseconds since the epoch, UTC.
+
+    A `request` names the first request of its write, a `confirm` the request that it confirms, an `invalidate` the
+    entry that is void; the latter two bear the channels of what they name.
+    """
 
     entry: str  # the ledger entry that proves it
     kind: ConsentKind
@@ -37,10 +45,12 @@ class ConsentEvent(msgspec.Struct, frozen=True, array_like=True):
     evidence_at: int | None = None  # when the person confirmed or authenticated, if that is on record
     valid_from: int | None = None
     valid_until: int | None = None
+    names: str | None = None
+    of_age: bool = False  # at admission the person was known to be old enough to consent alone
 
     @property
     def restrictive(self) -> bool:
-        return self.kind != "grant"
+        return self.kind in RESTRICTIVE
 
     def covers(self, channel: str | None) -> bool:
         """True if a question with this channel is decided by this event. None: only what covers all channels."""
@@ -52,11 +62,16 @@ class Standing(msgspec.Struct, frozen=True):
 
     `refusal` is the latest restriction, None where none stands. A repeated restriction changes neither the state nor
     what decided it, but it is what a grant has to lift: a grant must be newer than every refusal, not only the first.
+    `pending` is the request that waits for its confirmation, over whatever state stands beneath.
     """
 
     state: Settled
     decided_by: ConsentEvent | None = None
     refusal: ConsentEvent | None = None
+    pending: ConsentEvent | None = None
+
+
+UNKNOWN: Final = Standing("unknown")
 
 
 def _effect_order(event: ConsentEvent) -> tuple[int, bool]:
@@ -71,35 +86,61 @@ def insert(events: tuple[ConsentEvent, ...], event: ConsentEvent) -> tuple[Conse
 
 
 def may_lift(event: ConsentEvent, refusal: ConsentEvent) -> bool:
-    """True if this grant may take the place of a refusal, withdrawal or objection: the re-permission guard.
+    """True if this permission may take the place of a refusal, withdrawal or objection: the re-permission guard.
 
-    It must be dated strictly later, be the person's own act (or their guardian's), and be proved at least at E2 or at
-    the purpose's higher minimum. What somebody else relays (an operator, an import) needs E3 and evidence that is
-    newer than the refusal. The system never lifts one.
+    It must be dated strictly later, be the person's own act, and be proved at least at E2 or at the purpose's higher
+    minimum. A guardian may lift what a guardian or somebody else refused, never what the person did. What somebody
+    else relays (an operator, an import) needs E3 and evidence that is newer than the refusal. The system never lifts one.
     """
     if event.occurred_at <= refusal.occurred_at or event.grade < max(E2, event.guard):
         return False
-    if event.actor in ("data_subject", "guardian"):
-        return True
-    relayed = event.actor in ("operator", "import")
-    return relayed and event.grade >= E3 and event.evidence_at is not None and event.evidence_at > refusal.occurred_at
+    match event.actor:
+        case "data_subject":
+            return True
+        case "guardian":
+            return refusal.actor != "data_subject"
+        case "operator" | "import":
+            return event.grade >= E3 and event.evidence_at is not None and event.evidence_at > refusal.occurred_at
+        case "system":
+            return False
+
+
+def live(events: tuple[ConsentEvent, ...]) -> tuple[ConsentEvent, ...]:
+    """The events less those that were invalidated, by name, whatever their dates."""
+    void = {event.names for event in events if event.kind == "invalidate"}
+    return tuple(event for event in events if event.entry not in void) if void else events
 
 
 def settle(events: tuple[ConsentEvent, ...], channel: str | None) -> Standing:
     """Fold the events that cover a channel (None: those that cover all channels). Events MUST be in effect order."""
-    standing = Standing("unknown")
-    for event in events:
+    standing = UNKNOWN
+    for event in live(events):
         if event.covers(channel):
             standing = _next(standing, event)
     return standing
 
 
 def _next(standing: Standing, event: ConsentEvent) -> Standing:
-    if event.kind == "grant":
-        lifted = standing.refusal is None or may_lift(event, standing.refusal)
-        return Standing("granted", event) if lifted else standing
-    state = _refused(standing.state, event.kind)
-    return Standing(state, standing.decided_by if state == standing.state else event, event)
+    match event.kind:
+        case "grant":
+            return _granted(standing, event)
+        case "request":
+            return Standing(standing.state, standing.decided_by, standing.refusal, pending=event)
+        case "confirm":
+            asked = standing.pending is not None and standing.pending.entry == event.names
+            return _granted(standing, event) if asked else standing
+        case "renew":
+            return Standing("granted", event) if standing.state == "granted" else standing
+        case "acknowledge" | "invalidate":
+            return standing
+        case "deny" | "withdraw" | "object":
+            state = _refused(standing.state, event.kind)
+            return Standing(state, standing.decided_by if state == standing.state else event, event)
+
+
+def _granted(standing: Standing, event: ConsentEvent) -> Standing:
+    lifted = standing.refusal is None or may_lift(event, standing.refusal)
+    return Standing("granted", event) if lifted else standing
 
 
 def _refused(state: Settled, kind: Literal["deny", "withdraw", "object"]) -> Settled:
@@ -121,32 +162,24 @@ def scopes(events: tuple[ConsentEvent, ...]) -> tuple[str | None, ...]:
 def in_force(events: tuple[ConsentEvent, ...], event: ConsentEvent) -> ConsentEvent | None:
     """None if what the event asks for holds; else the event that stands in its way.
 
-    A grant holds if it decides the standing of a channel that it covers; a restriction if every channel that it covers
-    stands restricted.
+    A permission holds if it decides the standing of a channel that it covers, a request if it waits there or the
+    channel is granted already; a restriction if every channel that it covers stands restricted. What was invalidated
+    has the invalidation in its way. An acknowledgement and an invalidation always hold.
     """
-    covered = event.channels or scopes(events)
-    standings = [settle(events, channel) for channel in covered]
+    void = next((other for other in events if other.kind == "invalidate" and other.names == event.entry), None)
+    if void is not None or event.kind in ("acknowledge", "invalidate"):
+        return void
+    standings = [settle(events, channel) for channel in event.channels or scopes(events)]
     if event.restrictive:
         against = [standing.decided_by for standing in standings if standing.state == "granted"]
+    elif any(_holds(standing, event) for standing in standings):
+        return None
     else:
-        if any(standing.decided_by is event or standing.decided_by == event for standing in standings):
-            return None
-        against = [standing.refusal or standing.decided_by for standing in standings]
+        against = [standing.refusal or standing.pending or standing.decided_by for standing in standings]
     return next((other for other in against if other is not None), None)
 
 
-class Obstacle(msgspec.Struct, frozen=True):
-    """Why a standing is no valid grant at an instant: a state of the registry and the event that bears it."""
-
-    code: Literal[
-        "missing",
-        "denied",
-        "withdrawn",
-        "objected",
-        "expired",
-        "notice_outdated",
-        "scope_mismatch",
-        "evidence_invalid",
-        "not_yet_effective",
-    ]
-    event: ConsentEvent | None = None
+def _holds(standing: Standing, event: ConsentEvent) -> bool:
+    if event.kind == "request":
+        return standing.state == "granted" or standing.pending == event
+    return standing.decided_by == event

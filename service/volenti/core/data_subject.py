@@ -7,12 +7,14 @@ state; the append, the rebuild, an export and the tests call the same fold.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import date
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from volenti.core import consent
-from volenti.core.consent import Actor, ConsentEvent, ConsentKind
+from volenti.core.consent import RESTRICTIVE, Actor, ConsentEvent, ConsentKind
+from volenti.core.policy.document import RelationType
 
 STATE_VERSION: Final = 1
 
@@ -21,9 +23,22 @@ ENTRY_KINDS: dict[ConsentKind, str] = {
     "deny": "consent.denied",
     "withdraw": "consent.withdrawn",
     "object": "consent.objected",
+    "request": "consent.requested",
+    "confirm": "consent.confirmed",
+    "renew": "consent.renewed",
+    "invalidate": "consent.invalidated",
+    "acknowledge": "notice.acknowledged",
 }
 """The ledger's name of each choice."""
-UPDATED = "data_subject.updated"
+UPDATED: Final = "data_subject.updated"
+ASKED: Final = "consent.asked"
+RESTRICTED: Final = "data_subject.restricted"
+RELEASED: Final = "data_subject.restriction_lifted"
+
+RESTRICTIONS: Final = frozenset((*(ENTRY_KINDS[kind] for kind in RESTRICTIVE), RESTRICTED))
+"""Kinds of entries that take back, refuse or restrict: what no restored backup may lose."""
+ASKS_KEPT: Final = 64
+"""Of the questions that were put to a person, so many of the newest count against the budget for asking."""
 
 
 class Identifier(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -58,6 +73,25 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     row: str
 
 
+class Guardian(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Who may consent for the person, how that was verified, and when it holds: from `since` until before `until`."""
+
+    id: str  # the caller's id of the guardian
+    method: str
+    since: int
+    until: int | None = None
+
+    def live(self, at: int) -> bool:
+        return self.since <= at and (self.until is None or at < self.until)
+
+
+class Relation(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A dated relation with the controller, as soft opt-in and retention need it."""
+
+    type: RelationType
+    at: int
+
+
 class _Payload(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", forbid_unknown_fields=True
 ):
@@ -76,7 +110,11 @@ class _Payload(
 class ConsentRecorded(
     _Payload, tag="consent", frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """A choice on one purpose. `minimum_grade` and `double_opt_in` are what the policy asked when it was admitted."""
+    """A choice on one purpose.
+
+    `minimum_grade`, `double_opt_in` and `of_age` are what the policy asked and found when it was admitted; `names` is
+    as in `ConsentEvent`; `guardian` the one who acted.
+    """
 
     kind: ConsentKind
     purpose: str
@@ -86,6 +124,9 @@ class ConsentRecorded(
     evidence_grade: int = 0
     minimum_grade: int = 0
     double_opt_in: bool = False
+    of_age: bool = False
+    names: str | None = None
+    guardian: str | None = None
     valid_from: int | None = None
     valid_until: int | None = None
 
@@ -100,11 +141,29 @@ class DataSubjectUpdated(
     jurisdiction: str | None = None
     time_zone: str | None = None
     locale: str | None = None
+    birth_date: str | None = None
+    guardian: Guardian | None = None  # one more, or another `until` of one that is known
+    relations: tuple[Relation, ...] = ()
     blind_indexes: tuple[str, ...] = ()
     """Identifiers known by their keyed HMACs only (hex): of a person whom a recovery made again."""
 
 
-Event: TypeAlias = ConsentRecorded | DataSubjectUpdated
+class ProcessingRestricted(
+    _Payload, tag="restriction", frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """Processing is restricted (GDPR Art. 18), or, with `lifted`, no longer."""
+
+    lifted: bool = False
+    ground: str | None = None
+
+
+class Asked(_Payload, tag="ask", frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A question was put to the person: it changes no choice, and counts against the budget for asking."""
+
+    purposes: tuple[str, ...]
+
+
+Event: TypeAlias = ConsentRecorded | DataSubjectUpdated | ProcessingRestricted | Asked
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -115,8 +174,27 @@ class Entry(msgspec.Struct, frozen=True):
     event: Event
 
 
+class Fact(msgspec.Struct, frozen=True, array_like=True):
+    """A fact that an answer may rest on, with the entry that proves it."""
+
+    entry: str
+    kind: str  # of the entry
+    occurred_at: int
+    notice: None = None
+
+
+class Prompt(msgspec.Struct, frozen=True, array_like=True):
+    """A question that was put to the person."""
+
+    at: int
+    purposes: tuple[str, ...]
+
+
 class DataSubjectState(msgspec.Struct, frozen=True, array_like=True):
-    """What is in force. Identifiers keep the order in which they were added; consents are in effect order, by purpose."""
+    """What is in force. Identifiers keep the order in which they were added; consents are in effect order, by purpose.
+
+    `relations` holds the newest of each type; `birth_date` is YYYY-MM-DD or empty; `asked` is in the order of the ledger.
+    """
 
     version: Literal[1] = STATE_VERSION
     identifiers: tuple[Identifier, ...] = ()
@@ -125,6 +203,11 @@ class DataSubjectState(msgspec.Struct, frozen=True, array_like=True):
     locale: str = ""
     consents: dict[str, tuple[ConsentEvent, ...]] = {}
     blind_indexes: tuple[str, ...] = ()
+    birth_date: str = ""
+    guardians: dict[str, Guardian] = {}
+    relations: dict[str, Fact] = {}
+    restriction: Fact | None = None
+    asked: tuple[Prompt, ...] = ()
 
     def on(self, purpose: str) -> tuple[ConsentEvent, ...]:
         """The person's choices on a purpose, in effect order."""
@@ -139,7 +222,9 @@ EMPTY = DataSubjectState()
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(DataSubjectState)
 _payload_encoder = msgspec.json.Encoder(order="sorted")
-_payload_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(ConsentRecorded | DataSubjectUpdated)
+_payload_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(
+    ConsentRecorded | DataSubjectUpdated | ProcessingRestricted | Asked
+)
 
 
 def encode_state(state: DataSubjectState) -> bytes:
@@ -171,14 +256,33 @@ def evolve(state: DataSubjectState, entry: Entry) -> DataSubjectState:
             consents = {**state.consents, event.purpose: consent.insert(state.on(event.purpose), choice)}
             return msgspec.structs.replace(state, consents=consents)
         case DataSubjectUpdated():
-            return msgspec.structs.replace(
-                state,
-                identifiers=_identifiers(state.identifiers, event),
-                jurisdiction=state.jurisdiction if event.jurisdiction is None else event.jurisdiction,
-                time_zone=state.time_zone if event.time_zone is None else event.time_zone,
-                locale=state.locale if event.locale is None else event.locale,
-                blind_indexes=(*state.blind_indexes, *event.blind_indexes),
-            )
+            return _updated(state, entry, event)
+        case ProcessingRestricted():
+            restriction = None if event.lifted else Fact(entry.id, RESTRICTED, event.occurred_at)
+            return msgspec.structs.replace(state, restriction=restriction)
+        case Asked():
+            asked = (*state.asked, Prompt(event.occurred_at, event.purposes))
+            return msgspec.structs.replace(state, asked=asked[-ASKS_KEPT:])
+
+
+def _updated(state: DataSubjectState, entry: Entry, event: DataSubjectUpdated) -> DataSubjectState:
+    relations = dict(state.relations)
+    for relation in event.relations:
+        known = relations.get(relation.type)
+        if known is None or relation.at > known.occurred_at:
+            relations[relation.type] = Fact(entry.id, UPDATED, relation.at)
+    guardians = state.guardians if event.guardian is None else {**state.guardians, event.guardian.id: event.guardian}
+    return msgspec.structs.replace(
+        state,
+        identifiers=_identifiers(state.identifiers, event),
+        jurisdiction=state.jurisdiction if event.jurisdiction is None else event.jurisdiction,
+        time_zone=state.time_zone if event.time_zone is None else event.time_zone,
+        locale=state.locale if event.locale is None else event.locale,
+        blind_indexes=(*state.blind_indexes, *event.blind_indexes),
+        birth_date=state.birth_date if event.birth_date is None else event.birth_date,
+        guardians=guardians,
+        relations=dict(sorted(relations.items())),
+    )
 
 
 def fold(entries: Iterable[Entry], state: DataSubjectState = EMPTY) -> DataSubjectState:
@@ -209,7 +313,26 @@ def consent_event(entry_id: str, recorded_at: int, event: ConsentRecorded) -> Co
         evidence_at=max(acts, default=None),
         valid_from=event.valid_from,
         valid_until=event.valid_until,
+        names=event.names,
+        of_age=event.of_age,
     )
+
+
+def comes_of_age(birth_date: str, years: int) -> int:
+    """The instant (milliseconds UTC) from which a person born on this day is so old, wherever on Earth.
+
+    The birthday has begun everywhere at noon UTC (UTC−12 is the last zone). Who was born on 29 February is a year
+    older on 1 March of a common year. Raises ValueError for a text that is no date.
+    """
+    born = date.fromisoformat(birth_date)
+    try:
+        birthday = born.replace(year=born.year + years)
+    except ValueError:
+        birthday = date(born.year + years, 3, 1)
+    return (birthday.toordinal() - _EPOCH_DAY) * 86_400_000 + 43_200_000
+
+
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 
 
 def _identifiers(known: tuple[Identifier, ...], event: DataSubjectUpdated) -> tuple[Identifier, ...]:

@@ -63,10 +63,14 @@ _REGISTRY = (
     Reason(3, "basis.legal_obligation", "basis", "permit", text="The law obliges the controller (GDPR Art. 6(1)(c))."),
     Reason(4, "basis.legitimate_interest", "basis", "permit", text="Legitimate interest, and the person did not object (GDPR Art. 6(1)(f))."),
     Reason(5, "basis.opt_out_regime", "basis", "permit", text="The law permits unless the person opts out, and the person did not."),
+    Reason(6, "basis.soft_opt_in", "basis", "permit", text="A dated relation with the person qualifies (ePrivacy Art. 13(2) and the like), and the person did not opt out."),
+    Reason(7, "basis.vital_interest", "basis", "permit", text="It is necessary to protect somebody's vital interests (GDPR Art. 6(1)(d))."),
+    Reason(8, "basis.public_task", "basis", "permit", text="A task in the public interest, and the person did not object (GDPR Art. 6(1)(e))."),
     Reason(10, "system.policy_unavailable", "system", "deny", text="No policy is published, or it cannot be read."),
     Reason(11, "system.state_stale", "system", "deny", text="The person's present state cannot be read."),
     Reason(12, "system.evaluation_error", "system", "deny", text="A rule failed; an error never permits."),
     Reason(13, "system.deadline_exceeded", "system", "deny", text="The answer took longer than the caller allowed."),
+    Reason(14, "system.suspended", "system", "deny", text="A kill switch of the policy is on for the workspace, the purpose or the channel."),
     Reason(15, "system.restoring", "system", "deny", text="The ledger does not match what was signed, or is being recovered."),
     Reason(16, "system.clock_skew", "system", "deny", text="The clocks of service and database are more than two seconds apart."),
     Reason(20, "request.purpose_unknown", "request", "deny", text="The policy has no such purpose."),
@@ -75,10 +79,27 @@ _REGISTRY = (
     Reason(23, "request.class_relaxation", "request", "deny", text="A message class may only be stricter than the purpose's."),
     Reason(24, "purpose.retired", "request", "deny", text="The purpose is retired."),
     Reason(25, "purpose.not_yet_active", "request", "deny", time_lifts=True, text="The purpose is not active yet."),
+    Reason(26, "request.invalid", "request", "deny", text="The item of a batch is no valid question."),
+    Reason(27, "request.entity_type_unknown", "request", "deny", text="There are no entities of this type."),
+    Reason(28, "request.out_of_scope", "request", "deny", text="The credential does not cover this question."),
     Reason(29, "request.topic_unknown", "request", "deny", text="The purpose has no such topic."),
+    Reason(30, "data_subject.erased", "data_subject", "deny", text="The person was erased."),
+    Reason(31, "data_subject.deceased", "data_subject", "deny", text="The person has died."),
+    Reason(32, "data_subject.processing_restricted", "data_subject", "deny", text="Processing is restricted for this person (GDPR Art. 18)."),
+    Reason(33, "data_subject.minor_no_guardian", "data_subject", "deny", text="The person is too young to consent alone, and no guardian has."),
+    Reason(34, "data_subject.blocked", "data_subject", "deny", text="The person is blocked."),
+    Reason(35, "data_subject.ambiguous_identifier", "data_subject", "deny", text="The identifier belongs to more than one person."),
+    Reason(40, "jurisdiction.prohibited", "scope", "deny", text="The law of a place that binds prohibits it."),
+    Reason(41, "data.category_not_covered", "scope", "deny", text="The purpose does not cover a category of data."),
+    Reason(42, "data.recipient_not_covered", "scope", "deny", text="The purpose does not name this recipient."),
+    Reason(43, "data.region_not_covered", "scope", "deny", text="The purpose does not name this region."),
+    Reason(44, "retention.elapsed", "scope", "deny", text="The data should be gone: the purpose's retention has elapsed."),
+    Reason(45, "signal.gpc_opt_out", "signals", "deny", person_lifts=True, text="A signal of the person's browser or device refuses."),
     Reason(46, "objection.recorded", "objections", "deny", person_lifts=True, text="The person objected (GDPR Art. 21)."),
     Reason(47, "optout.sale_share", "objections", "deny", person_lifts=True, text="The person opted out of sale and sharing."),
+    Reason(48, "optout.all_marketing", "objections", "deny", person_lifts=True, text="The person opted out of all marketing."),
     Reason(50, "consent.missing", "basis", "deny", person_lifts=True, text="The person has not been asked, or has not answered."),
+    Reason(51, "consent.pending_confirmation", "basis", "deny", person_lifts=True, text="The person asked for it and has not confirmed yet."),
     Reason(52, "consent.denied", "basis", "deny", person_lifts=True, text="The person was asked and refused."),
     Reason(53, "consent.withdrawn", "basis", "deny", person_lifts=True, text="The person withdrew."),
     Reason(54, "consent.expired", "basis", "deny", person_lifts=True, text="The consent has expired."),
@@ -86,11 +107,35 @@ _REGISTRY = (
     Reason(56, "consent.scope_mismatch", "basis", "deny", person_lifts=True, text="The consent covers other channels only."),
     Reason(57, "consent.evidence_invalid", "basis", "deny", text="The consent is proved less well than the purpose demands."),
     Reason(58, "consent.not_yet_effective", "basis", "deny", time_lifts=True, text="The consent is not in effect yet."),
+    Reason(60, "address.missing", "address", "deny", person_lifts=True, text="No address of the person is registered for this channel."),
+    Reason(61, "address.unverified", "address", "deny", person_lifts=True, text="No address of the person for this channel is verified."),
+    Reason(62, "suppression.hard_bounce", "address", "deny", text="The address cannot be reached."),
+    Reason(63, "suppression.complaint", "address", "deny", text="The person complained about a message to this address."),
+    Reason(64, "suppression.carrier_stop", "address", "deny", person_lifts=True, text="The person told the carrier to stop messages to this number."),
+    Reason(65, "suppression.registry", "address", "deny", text="The address is on a do-not-contact register."),
+    Reason(66, "suppression.manual", "address", "deny", text="The address was unsubscribed or blocked."),
+    Reason(70, "channel.opted_out", "preference", "deny", person_lifts=True, text="The person opted out of the channel."),
+    Reason(71, "topic.opted_out", "preference", "deny", person_lifts=True, text="The person opted out of the topic."),
+    Reason(72, "preference.paused", "preference", "defer", time_lifts=True, person_lifts=True, text="The person paused messages. Beyond the horizon of 14 days it denies."),
+    Reason(80, "timing.regulatory_window", "timing", "defer", time_lifts=True, text="The law allows messages of this kind at other hours only."),
+    Reason(81, "timing.quiet_hours", "timing", "defer", time_lifts=True, text="It is a quiet hour."),
+    Reason(83, "timing.expires_before_window", "timing", "deny", text="The message expires before it may be sent."),
+    Reason(84, "timing.no_window", "timing", "deny", text="There is no allowed hour within the horizon, or the person's time is not known."),
+    Reason(90, "frequency.cap_reached", "frequency", "deny", time_lifts=True, text="A limit on the number of messages is reached. A cap may defer instead."),
+    Reason(92, "frequency.reservation_conflict", "reserve", "deny", text="The reservation key stands for another question."),
+    Reason(93, "frequency.reservation_required", "frequency", "deny", text="A limit applies, and the question reserves nothing."),
     Reason(95, "obligation.unsupported", "obligations", "deny", text="The caller cannot perform a mandatory obligation."),
 )  # fmt: skip
 
 REASONS: dict[str, Reason] = {reason.code: reason for reason in _REGISTRY}
-"""Every code that this version answers, by its wire value."""
+"""Every code, by its wire value, in the order of the numbers."""
+
+OF_LATER_VERSIONS: frozenset[str] = frozenset(
+    code
+    for code, entry in REASONS.items()
+    if entry.number in {27, 30, 31, 34, 35, 45, 48} or 62 <= entry.number < 95
+)
+"""Codes whose meaning is fixed and which this version never answers: the part of it that would is not there yet."""
 
 
 def reason(code: str) -> Reason:

@@ -1,26 +1,28 @@
-"""Answer a check: fresh state, the policy in force, one evaluation."""
+"""Answer checks: fresh state, the policy in force, one evaluation a question."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
 
-from volenti.core.data_subject import EMPTY, Identifier
-from volenti.core.decision import SOUND, Decision, Question, Situation, evaluate
+from volenti.core.data_subject import EMPTY, DataSubjectState, Identifier
+from volenti.core.decision import Decision, Question, Situation, evaluate
 from volenti.core.policy.compile import CompiledPolicy
 from volenti.core.policy.document import Action
-from volenti.errors import Invalid, LedgerDamaged, NotFound, Unavailable
+from volenti.errors import LedgerDamaged, NotFound, Unavailable
 from volenti.flows.clock import boot_seconds, milliseconds
-from volenti.flows.find_data_subject import Found, find
+from volenti.flows.find_data_subject import Person, find
+from volenti.flows.read_data_subject import state_as_of
 from volenti.flows.services import Services
+from volenti.store.data_subjects import Ground
 
 CLOCK_SKEW_MS = 2_000
 DEADLINE_MS = 1_000
 """How long a check may take if its caller does not say; callers say with the header Volenti-Deadline-Ms."""
-_ANY = Question(action=Action.USE, purpose="")
 FAR_AHEAD = 1_000_000
 """A revision this far beyond the log was never given out: the token is refused instead of waited for."""
 
@@ -33,75 +35,159 @@ class Consistency(msgspec.Struct, frozen=True):
     size: int = 0
 
 
+class Moment(msgspec.Struct, frozen=True):
+    """When a question is asked for, in milliseconds UTC, at most one of the two.
+
+    `at`: what would be answered at a later instant if nothing else were recorded. `as_of`: what was answered at an
+    earlier one, by what was recorded and in force then. Neither: now.
+    """
+
+    at: int | None = None
+    as_of: int | None = None
+
+    def instant(self, now: int) -> int:
+        """The instant that the question is for."""
+        return next(one for one in (self.as_of, self.at, now) if one is not None)
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A question about one person, for when it is asked, and what its answer must have seen."""
+
+    who: Identifier
+    question: Question
+    consistency: Consistency = Consistency()
+    moment: Moment = Moment()
+
+
+class UnknownRevision(msgspec.Struct, frozen=True):
+    """The revision that the answer should have seen was not given out by this ledger."""
+
+
 class Checked(msgspec.Struct, frozen=True):
     """A decision with what it stands on. `policy` is None only where the decision says so."""
 
     decision: Decision
+    question: Question
+    state: DataSubjectState
     known: bool
-    caller_id: str | None
+    holder: UUID | None
     policy: CompiledPolicy | None
     policy_version: int
+    situation: Situation
     epoch: int
     size: int
     evaluated_at: int
     staleness_ms: int
 
+    @property
+    def caller_id(self) -> str | None:
+        return self.state.caller_id()
+
+
+Answered: TypeAlias = Checked | UnknownRevision
+
 
 async def check(
-    services: Services,
-    workspace_id: UUID,
-    who: Identifier,
-    question: Question,
-    consistency: Consistency,
-    deadline_ms: int = DEADLINE_MS,
-) -> Checked:
-    """Decide a question about one person. Whatever cannot be read in time denies; only a malformed question raises (Invalid)."""
+    services: Services, workspace_id: UUID, asked: Sequence[Asked], *, deadline_ms: int = DEADLINE_MS
+) -> list[Answered]:
+    """Decide questions on one read, at one revision, in their order. Whatever cannot be read in time denies."""
     begun = boot_seconds()
     try:
         async with asyncio.timeout(deadline_ms / 1000):
-            found, policy = await _read(services, workspace_id, who)
+            return await _check(services, workspace_id, asked, begun)
     except TimeoutError:
-        return unread(services, Situation(late=True))
+        return [unread(services, Situation(late=True), one.question) for one in asked]
     except (Unavailable, NotFound, LedgerDamaged):
-        return unread(services, Situation(stale=True))
-    now = services.clock()
-    person = found.person
-    decision = evaluate(
-        policy, EMPTY if person is None else person.state, question, now, _situation(found, consistency, now)
-    )
-    return Checked(
-        decision=decision,
-        known=person is not None,
-        caller_id=None if person is None else person.state.caller_id(),
-        policy=policy,
-        policy_version=found.ground.policy_version or 0,
-        epoch=found.ground.epoch,
-        size=found.ground.size,
-        evaluated_at=now,
-        staleness_ms=round((boot_seconds() - begun) * 1000),
-    )
+        return [unread(services, Situation(stale=True), one.question) for one in asked]
 
 
-async def _read(services: Services, workspace_id: UUID, who: Identifier) -> tuple[Found, CompiledPolicy | None]:
-    found = await find(services, workspace_id, (who,))
-    version = found.ground.policy_version
-    return found, None if version is None else await services.policy(workspace_id, version)
+async def _check(services: Services, workspace_id: UUID, asked: Sequence[Asked], begun: float) -> list[Answered]:
+    found = await find(services, workspace_id, tuple(one.who for one in asked))
+    ground, read_at = found.ground, services.clock()
+    policies = {
+        moment: await _policy(services, workspace_id, ground, moment, read_at)
+        for moment in {one.moment for one in asked}
+    }
+    staleness = round((boot_seconds() - begun) * 1000)
+    answers: list[Answered] = []
+    for one, person in zip(asked, found.people, strict=True):
+        situation = _situation(ground, one.consistency, read_at)
+        if situation is None:
+            answers.append(UnknownRevision())
+            continue
+        state, known = await _state(services, workspace_id, person, one.moment)
+        version, policy = policies[one.moment]
+        now = one.moment.instant(read_at)
+        answers.append(
+            Checked(
+                decision=evaluate(policy, state, one.question, now, situation),
+                question=one.question,
+                state=state,
+                known=known,
+                holder=None if person is None else person.holder,
+                policy=policy,
+                policy_version=version,
+                situation=situation,
+                epoch=ground.epoch,
+                size=ground.size,
+                evaluated_at=now,
+                staleness_ms=staleness,
+            )
+        )
+    return answers
 
 
-def unread(services: Services, situation: Situation) -> Checked:
+async def _policy(
+    services: Services, workspace_id: UUID, ground: Ground, moment: Moment, read_at: int
+) -> tuple[int, CompiledPolicy | None]:
+    """The version that is in force at the moment asked for, as it was known then, and its compiled form."""
+    if moment == Moment():
+        return ground.policy_version or 0, await services.policy(workspace_id, ground)
+    known_at = read_at if moment.as_of is None else moment.as_of
+    return await services.policy_in_force(workspace_id, moment.instant(read_at), known_at) or (0, None)
+
+
+async def _state(
+    services: Services, workspace_id: UUID, person: Person | None, moment: Moment
+) -> tuple[DataSubjectState, bool]:
+    """The person's state at the moment asked for, and whether the person was known then."""
+    if person is None:
+        return EMPTY, False
+    if moment.as_of is None:
+        return person.state, True
+    state = await state_as_of(services, workspace_id, person, moment.as_of)
+    return (EMPTY, False) if state is None else (state, True)
+
+
+def unread(services: Services, situation: Situation, question: Question | None = None) -> Checked:
     """The answer where nothing could be read: a deny that says why, whatever was asked, for everybody."""
     now = services.clock()
-    return Checked(evaluate(None, EMPTY, _ANY, now, situation), False, None, None, 0, 0, 0, now, 0)
+    question = question or Question(action=Action.USE, purpose="")
+    return Checked(
+        decision=evaluate(None, EMPTY, question, now, situation),
+        question=question,
+        state=EMPTY,
+        known=False,
+        holder=None,
+        policy=None,
+        policy_version=0,
+        situation=situation,
+        epoch=0,
+        size=0,
+        evaluated_at=now,
+        staleness_ms=0,
+    )
 
 
-def _situation(found: Found, consistency: Consistency, now: int) -> Situation:
-    ground = found.ground
+def _situation(ground: Ground, consistency: Consistency, now: int) -> Situation | None:
+    """What is known of the ground of an answer; None where the caller asks for a revision that never was."""
     asked, read = (consistency.epoch, consistency.size), (ground.epoch, ground.size)
     behind = consistency.mode == "at_least" and consistency.epoch >= ground.epoch and asked > read
     if behind and consistency.size > ground.size + FAR_AHEAD:
-        raise Invalid("the revision was not given out by this ledger")
-    restoring = ground.log_state != "active"
-    skewed = abs(milliseconds(ground.at) - now) > CLOCK_SKEW_MS
-    if not (behind or restoring or skewed):
-        return SOUND
-    return Situation(restoring=restoring, stale=behind, clock_skewed=skewed)
+        return None
+    return Situation(
+        restoring=ground.log_state != "active",
+        stale=behind,
+        clock_skewed=abs(milliseconds(ground.at) - now) > CLOCK_SKEW_MS,
+        policy_until=None if ground.policy_until is None else milliseconds(ground.policy_until),
+    )

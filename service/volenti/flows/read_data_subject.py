@@ -7,8 +7,9 @@ from uuid import UUID
 import msgspec
 
 from volenti.core.consent import ConsentEvent, in_force, scopes, settle
-from volenti.core.data_subject import ConsentRecorded, Entry, consent_event
+from volenti.core.data_subject import ConsentRecorded, DataSubjectState, Entry, consent_event, fold
 from volenti.core.entry import decode
+from volenti.errors import NotFound
 from volenti.flows.find_data_subject import Found, Person, named
 from volenti.flows.seal_entries import open_entry
 from volenti.flows.services import Services
@@ -34,16 +35,62 @@ class Past(msgspec.Struct, frozen=True):
     against: str | None
 
 
-async def standing(services: Services, workspace_id: UUID, caller_id: str) -> tuple[Found, Person, tuple[InForce, ...]]:
-    """What is in force for a person, by purpose and channel. Raises NotFound."""
+async def standing(
+    services: Services, workspace_id: UUID, caller_id: str, as_of: int | None = None
+) -> tuple[Found, DataSubjectState, tuple[InForce, ...]]:
+    """What is, or at an earlier instant was, in force for a person, by purpose and channel. Raises NotFound."""
     found, person = await named(services, workspace_id, caller_id)
+    state = person.state if as_of is None else await state_as_of(services, workspace_id, person, as_of)
+    if state is None:
+        raise NotFound("the person was not known then")
+    return found, state, _in_force(state)
+
+
+def _in_force(state: DataSubjectState) -> tuple[InForce, ...]:
     in_effect = []
-    for purpose, events in sorted(person.state.consents.items()):
+    for purpose, events in sorted(state.consents.items()):
         for channel in scopes(events):
             settled = settle(events, channel)
-            if settled.decided_by is not None:
+            if settled.pending is not None and settled.state != "granted":
+                in_effect.append(InForce(purpose, channel, "pending", settled.pending))
+            elif settled.decided_by is not None:
                 in_effect.append(InForce(purpose, channel, settled.state, settled.decided_by))
-    return found, person, tuple(in_effect)
+    return tuple(in_effect)
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """How the standing of a purpose on a channel differs between two instants; None: there was none."""
+
+    purpose: str
+    channel: str | None
+    before: InForce | None
+    after: InForce | None
+
+
+async def difference(
+    services: Services, workspace_id: UUID, caller_id: str, earlier: int, later: int
+) -> tuple[Found, DataSubjectState, DataSubjectState, tuple[Difference, ...]]:
+    """What changed for a person between two instants, by what was recorded until each. Raises NotFound."""
+    found, person = await named(services, workspace_id, caller_id)
+    entries = await _entries(services, workspace_id, person)
+    before, after = (fold(one for one in entries if one.recorded_at <= at) for at in (earlier, later))
+    old, new = ({(one.purpose, one.channel): one for one in _in_force(state)} for state in (before, after))
+    changed = sorted(
+        (key for key in old.keys() | new.keys() if old.get(key) != new.get(key)), key=lambda key: (key[0], key[1] or "")
+    )
+    return found, before, after, tuple(Difference(*key, old.get(key), new.get(key)) for key in changed)
+
+
+async def state_as_of(services: Services, workspace_id: UUID, person: Person, as_of: int) -> DataSubjectState | None:
+    """The person's state as it was known at an instant (milliseconds UTC); None if nothing was recorded by then."""
+    entries = [one for one in await _entries(services, workspace_id, person) if one.recorded_at <= as_of]
+    return fold(entries) if entries else None
+
+
+async def _entries(services: Services, workspace_id: UUID, person: Person) -> list[Entry]:
+    async with services.database.workspace("volenti_app", workspace_id) as connection:
+        payloads = await data_subjects.payloads(connection, workspace_id, person.holder)
+    return [open_entry(workspace_id, person.key, payload) for payload in payloads]
 
 
 async def history(services: Services, workspace_id: UUID, caller_id: str) -> tuple[Past, ...]:

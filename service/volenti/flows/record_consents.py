@@ -9,8 +9,8 @@ from uuid import UUID
 
 import msgspec
 
-from volenti.core.admission import Admitted, Command, NewEntry, Refusal, admit
-from volenti.core.data_subject import EMPTY, ENTRY_KINDS, ConsentRecorded, DataSubjectState, Entry, Identifier
+from volenti.core.admission import Admitted, Command, NewEntry, Refusal, admit, most_entries
+from volenti.core.data_subject import EMPTY, RESTRICTIONS, ConsentRecorded, DataSubjectState, Entry, Identifier
 from volenti.core.entry import decode
 from volenti.core.ledger.merkle import leaf_hash
 from volenti.errors import LedgerDamaged, Unavailable
@@ -26,8 +26,6 @@ from volenti.store.data_subjects import Ground
 from volenti.store.journal import Line
 from volenti.store.ledger import IdempotencyRow, IdentifierChange, Item, NewHolder, PendingEntry, PendingHolder
 
-RESTRICTIONS = frozenset(kind for choice, kind in ENTRY_KINDS.items() if choice != "grant")
-"""Kinds of entries that take back or refuse."""
 OUR_ID = "ds_"
 """How the ids begin that the service gives to people whom no caller has named."""
 ROUNDS = 5
@@ -63,6 +61,7 @@ class Recorded(msgspec.Struct, frozen=True):
     entries: tuple[RecordedEntry, ...]
     first_index: int
     epoch: int
+    holder: UUID | None = None
     replayed: bool = False
 
     @property
@@ -87,6 +86,7 @@ Recording: TypeAlias = Recorded | Refusal | KeyMisused | IdentifierTaken
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
     data_subject: str | None
     entries: tuple[RecordedEntry, ...]
+    holder: UUID
 
 
 async def record(
@@ -139,6 +139,7 @@ async def _record(
                 _recorded(new, obstacle, pending)
                 for new, obstacle, pending in zip(admission.entries, admission.obstacles, entries, strict=True)
             ),
+            item.holders[0].holder,
         )
         if retry is not None:
             key = await services.workspace_key(workspace_id)
@@ -151,7 +152,7 @@ async def _record(
         match outcome:
             case Appended(first_index=first_index):
                 # Committed: from here on the choice holds for every check that has seen this size, and for all within a second.
-                return Recorded(answer.data_subject, answer.entries, first_index, found.ground.epoch)
+                return Recorded(answer.data_subject, answer.entries, first_index, found.ground.epoch, answer.holder)
             case Repeated(first_index=first_index, answer=stored):
                 if stored is not None and retry is not None:
                     replayed = await _opened(
@@ -166,7 +167,9 @@ async def _record(
                     )
                     await _journal_again(services, workspace_id, who, replayed)
                     return replayed
-                return Recorded(answer.data_subject, answer.entries, first_index, found.ground.epoch, replayed=True)
+                return Recorded(
+                    answer.data_subject, answer.entries, first_index, found.ground.epoch, answer.holder, replayed=True
+                )
             case KeyReused():
                 return KeyMisused()
             case IdClash():
@@ -247,7 +250,7 @@ async def _decide(
         EMPTY if person is None else person.state,
         policy,
         now,
-        [str(entry_id) for entry_id in ids or (services.new_id() for _ in range(1 + len(command.choices)))],
+        [str(entry_id) for entry_id in ids or (services.new_id() for _ in range(most_entries(command)))],
         previous=None if person is None else str(person.last_entry),
     )
     return admission if isinstance(admission, Refusal) else _Decided(found, person, admission, now)
@@ -335,7 +338,6 @@ def journal_lines(
 
 def _line(ground: Ground, holder: UUID, indexes: tuple[str, ...], position: int, entry: Entry, kind: str) -> Line:
     event = entry.event
-    assert isinstance(event, ConsentRecorded)
     return Line(
         origin=ground.origin,
         index=position,
@@ -345,8 +347,8 @@ def _line(ground: Ground, holder: UUID, indexes: tuple[str, ...], position: int,
         recorded_at=entry.recorded_at,
         holder=str(holder),
         blind_indexes=indexes,
-        purposes=(event.purpose,),
-        channels=event.channels,
+        purposes=(event.purpose,) if isinstance(event, ConsentRecorded) else (),
+        channels=event.channels if isinstance(event, ConsentRecorded) else (),
     )
 
 
@@ -437,7 +439,7 @@ async def _opened(
     answer = _decode_answer(
         open_sealed(key, sealed, answer_context(workspace_id.bytes, credential_id.bytes, mac, fingerprint))
     )
-    return Recorded(answer.data_subject, answer.entries, first_index, epoch, replayed=True)
+    return Recorded(answer.data_subject, answer.entries, first_index, epoch, answer.holder, replayed=True)
 
 
 def stored_entries(plain: bytes) -> list[str]:

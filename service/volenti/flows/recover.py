@@ -12,10 +12,12 @@ from volenti.core.admission import NewEntry
 from volenti.core.data_subject import (
     EMPTY,
     ENTRY_KINDS,
+    RESTRICTED,
     UPDATED,
     ConsentRecorded,
     DataSubjectState,
     DataSubjectUpdated,
+    ProcessingRestricted,
     Entry,
     Event,
     evolve,
@@ -171,12 +173,8 @@ class _Replay:
             )
             state = self._add(events, state, str(self.services.new_id()), UPDATED, (), identity, None)
         previous = str(person.last_entry) if person is not None else events[-1].id
-        for purpose in line.purposes:
-            event = ConsentRecorded(
-                kind=_KINDS[line.kind], purpose=purpose, channels=line.channels, occurred_at=line.at, claimed_at=line.at,
-                actor="system", component=COMPONENT,
-            )  # fmt: skip
-            state = self._add(events, state, line.entry, line.kind, (purpose,), event, previous)
+        event = _restriction(line)
+        state = self._add(events, state, line.entry, line.kind, line.purposes, event, previous)
         await self._append(holder, person, events, state, line)
 
     def _add(
@@ -240,3 +238,14 @@ class _Replay:
         (result,) = await ledger.append(self.connection, workspace_id, self.log_id, [item])
         if result.verdict != "appended":
             raise Conflict(f"entry {line.entry} of the journal could not be replayed: {result.verdict}")
+
+
+def _restriction(line: Line) -> Event:
+    """What a line of the journal says."""
+    if line.kind == RESTRICTED:
+        return ProcessingRestricted(occurred_at=line.at, claimed_at=line.at, actor="system", component=COMPONENT)
+    (purpose,) = line.purposes
+    return ConsentRecorded(
+        kind=_KINDS[line.kind], purpose=purpose, channels=line.channels, occurred_at=line.at, claimed_at=line.at,
+        actor="system", component=COMPONENT,
+    )  # fmt: skip

@@ -104,6 +104,15 @@ class LawfulBasis(StrEnum):
     LEGAL_OBLIGATION = "legal_obligation"
 
 
+class RelationType(StrEnum):
+    """A dated relation with the person, on which soft opt-in may rest."""
+
+    PURCHASE = "purchase"
+    INQUIRY = "inquiry"
+    CONTRACT = "contract"
+    DONATION = "donation"
+
+
 class Change(StrEnum):
     """What a new version of a notice does to older grants: `material` makes them stale, `minor` leaves them valid."""
 

@@ -1,0 +1,71 @@
+"""May the person be asked? Asking is an action on a person too, and has its own limits.
+
+A lock forbids asking, never answering: a grant that a person gives of their own accord is valid at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+
+from volenti.core.consent import scopes, settle
+from volenti.core.data_subject import DataSubjectState, comes_of_age
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, Terms, terms_for
+from volenti.core.policy.duration import expires_at
+
+
+def places_of(state: DataSubjectState, stated: str | None = None) -> tuple[str, ...]:
+    """The jurisdictions that bind at once: the person's own and the one that the caller states; empty: not known."""
+    return tuple(place for place in (state.jurisdiction, stated) if place)
+
+
+def locked_until(policy: CompiledPolicy, state: DataSubjectState, purposes: Iterable[str], now: int) -> int | None:
+    """The instant (milliseconds UTC) until which these purposes must not be asked for; None if they may be asked now.
+
+    Four limits, the latest binds: the jurisdiction's lock after a refusal (of several places, or of an unknown one, the
+    longest), a minor's refusal until the age that the jurisdiction names, the policy's cooldown after a question that
+    was left unanswered, and its number of questions in a calendar quarter (UTC). A purpose that the policy does not
+    know is not locked.
+    """
+    named = [policy.purposes[key] for key in purposes if key in policy.purposes]
+    locks = [*_crowded(policy, state, now), *(lock for purpose in named for lock in _locks(policy, purpose, state))]
+    latest = max(locks, default=now)
+    return latest if latest > now else None
+
+
+def _locks(policy: CompiledPolicy, purpose: CompiledPurpose, state: DataSubjectState) -> Iterator[int]:
+    events = state.on(purpose.key)
+    refusals = [refusal for channel in scopes(events) if (refusal := settle(events, channel).refusal) is not None]
+    terms = _terms(purpose, state)
+    for refusal in refusals:
+        if terms.reask_lock is not None:
+            yield expires_at(refusal.occurred_at, terms.reask_lock)
+        if state.birth_date and terms.minor_lock_age is not None:
+            adult = comes_of_age(state.birth_date, terms.minor_lock_age)
+            if refusal.occurred_at < adult:
+                yield adult
+    if policy.asking.cooldown is not None:
+        asked = max((prompt.at for prompt in state.asked if purpose.key in prompt.purposes), default=None)
+        if asked is not None and not any(event.occurred_at >= asked for event in events):
+            yield expires_at(asked, policy.asking.cooldown)
+
+
+def _terms(purpose: CompiledPurpose, state: DataSubjectState) -> Terms:
+    return terms_for(purpose, min(purpose.actions), min(purpose.channels, default=None), places_of(state))
+
+
+def _crowded(policy: CompiledPolicy, state: DataSubjectState, now: int) -> Iterator[int]:
+    limit = policy.asking.per_quarter
+    if limit is None:
+        return
+    begins, ends = _quarter(now)
+    if sum(begins <= prompt.at < ends for prompt in state.asked) >= limit:
+        yield ends
+
+
+def _quarter(now: int) -> tuple[int, int]:
+    """The calendar quarter (UTC) that an instant lies in, as [first, last)."""
+    then = datetime.fromtimestamp(now / 1000, UTC)
+    first = datetime(then.year, 3 * ((then.month - 1) // 3) + 1, 1, tzinfo=UTC)
+    following = first.replace(year=first.year + 1, month=1) if first.month == 10 else first.replace(month=first.month + 3)
+    return round(first.timestamp() * 1000), round(following.timestamp() * 1000)

@@ -1,0 +1,168 @@
+"""Double opt-in: what a confirmation link shows, and the one act that it permits."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, assert_never
+from uuid import UUID
+
+import msgspec
+
+from volenti.core.admission import Choice, Command, Refusal
+from volenti.core.consent import ConsentEvent, scopes, settle
+from volenti.core.data_subject import Act, DataSubjectState, Evidence, Identifier
+from volenti.core.policy.compile import CompiledPolicy
+from volenti.errors import NotFound, Unavailable
+from volenti.flows.find_data_subject import Person, find, open_person
+from volenti.flows.record_consents import IdentifierTaken, KeyMisused, Recorded, record
+from volenti.flows.services import Services
+from volenti.keys.links import ConfirmationLink, read_confirmation, sign_confirmation
+from volenti.store import data_subjects
+
+METHOD = "email_link"
+COMPONENT = "confirmation_page"
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """A purpose that waits for the person's confirmation, with the notice that was shown, if there was one."""
+
+    purpose: str
+    channels: tuple[str, ...]
+    notice: str | None
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """The link is good, and these purposes wait. `language` is that of the request, else of the person, else empty."""
+
+    policy: CompiledPolicy
+    offered: tuple[Offered, ...]
+    language: str
+
+
+class Confirmed(msgspec.Struct, frozen=True):
+    """What the link asked for is confirmed, by this act or an earlier one."""
+
+    policy: CompiledPolicy
+    language: str
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """The link was good; its time is over. The request still waits, and a new one gives a new link."""
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The link was good; what it asked for was refused or asked for anew since."""
+
+
+class NoLink(msgspec.Struct, frozen=True):
+    """The text is no link of this deployment, or whom it was for is not there: one answer for all of these."""
+
+
+Shown: TypeAlias = Waiting | Confirmed | Expired | Settled | NoLink
+
+
+def link_for(services: Services, workspace_id: UUID, holder: UUID, first_request: str) -> tuple[str, int]:
+    """The token of the confirmation of a write, by its first request, and when it expires (milliseconds UTC).
+
+    Deterministic: the instant is that of the entry's id, so that a repeated answer is the same to the byte.
+    """
+    entry = UUID(first_request)
+    expires_at = (entry.int >> 80) // 1000 + services.settings.confirmation_days * 86_400
+    token = sign_confirmation(services.keyring, ConfirmationLink(workspace_id, holder, entry, expires_at))
+    return token, expires_at * 1000
+
+
+async def show(services: Services, token: str) -> Shown:
+    """What a link stands for now. Changes nothing. Raises Unavailable without a database."""
+    opened = await _open(services, token)
+    return opened if isinstance(opened, NoLink) else _stands(services, *opened)
+
+
+async def confirm(services: Services, token: str) -> Shown:
+    """Confirm what the link asks for. A second time, and at the same moment elsewhere, it adds nothing."""
+    opened = await _open(services, token)
+    if isinstance(opened, NoLink):
+        return opened
+    link, person, policy = opened
+    shown = _stands(services, link, person, policy)
+    if not isinstance(shown, Waiting):
+        return shown
+    now = services.clock()
+    command = Command(
+        actor="data_subject",
+        component=COMPONENT,
+        choices=tuple(Choice(kind="confirm", purpose=one.purpose, names=str(link.entry)) for one in shown.offered),
+        method=METHOD,
+        surface=services.settings.public_base_url,
+        evidence=Evidence(confirmation=Act(METHOD, now)),
+    )
+    caller_id = person.state.caller_id()
+    assert caller_id is not None, "every person has an id"
+    recording = await record(services, link.workspace, command, (Identifier("id", caller_id),))
+    match recording:
+        case Recorded():
+            return Confirmed(policy, shown.language)
+        case Refusal():
+            return Settled()
+        case KeyMisused() | IdentifierTaken():
+            raise Unavailable("the confirmation could not be recorded; try again")
+        case _:
+            assert_never(recording)
+
+
+async def purposes_waiting(services: Services, workspace_id: UUID, token: str) -> str | None:
+    """The write that a token confirms, for a caller who relays it; None if it is none of this workspace's, or too late."""
+    link = read_confirmation(services.keyring, token)
+    if link is None or link.workspace != workspace_id or services.clock() >= link.expires_at * 1000:
+        return None
+    return str(link.entry)
+
+
+async def _open(services: Services, token: str) -> tuple[ConfirmationLink, Person, CompiledPolicy] | NoLink:
+    link = read_confirmation(services.keyring, token)
+    if link is None:
+        return NoLink()
+    try:
+        ground = (await find(services, link.workspace, ())).ground
+        async with services.database.workspace("volenti_app", link.workspace) as connection:
+            row = await data_subjects.by_holder(connection, link.workspace, link.holder)
+        person = open_person(link.workspace, await services.workspace_key(link.workspace), row)
+    except NotFound:
+        return NoLink()
+    policy = await services.policy(link.workspace, ground)
+    if policy is None:
+        return NoLink()
+    return link, person, policy
+
+
+def _stands(services: Services, link: ConfirmationLink, person: Person, policy: CompiledPolicy) -> Shown:
+    requests = _requests(person.state, str(link.entry))
+    if not requests:
+        return NoLink()
+    language = person.state.locale
+    waiting = [(purpose, request) for purpose, request in requests if _waits(person.state, purpose, request)]
+    if not waiting:
+        confirmed = any(_confirmed(person.state, purpose, request) for purpose, request in requests)
+        return Confirmed(policy, language) if confirmed else Settled()
+    if services.clock() >= link.expires_at * 1000:
+        return Expired()
+    offered = tuple(Offered(purpose, request.channels, request.notice) for purpose, request in waiting)
+    return Waiting(policy, offered, language)
+
+
+def _requests(state: DataSubjectState, first: str) -> list[tuple[str, ConsentEvent]]:
+    """The requests of one write, by purpose."""
+    return [
+        (purpose, event)
+        for purpose, events in sorted(state.consents.items())
+        for event in events
+        if event.kind == "request" and event.names == first
+    ]
+
+
+def _waits(state: DataSubjectState, purpose: str, request: ConsentEvent) -> bool:
+    events = state.on(purpose)
+    return any(settle(events, channel).pending == request for channel in request.channels or scopes(events))
+
+
+def _confirmed(state: DataSubjectState, purpose: str, request: ConsentEvent) -> bool:
+    return any(event.kind == "confirm" and event.names == request.entry for event in state.on(purpose))
