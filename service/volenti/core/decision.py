@@ -14,7 +14,7 @@ import msgspec
 
 from volenti.core.consent import ConsentEvent, Standing, scopes, settle
 from volenti.core.data_subject import DataSubjectState
-from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, basis_for
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, terms_for
 from volenti.core.policy.document import Action, Channel, LawfulBasis, MessageClass, grade_number
 from volenti.core.policy.duration import expires_at
 from volenti.core.reason import STEPS, Reason, reason
@@ -166,7 +166,7 @@ class _Case:
         self.purpose, self.question, self.now = purpose, question, now
         self.topics = policy.document.topics  # of a purpose that lists none
         jurisdictions = tuple(place for place in (state.jurisdiction, question.jurisdiction) if place)
-        self.basis = basis_for(purpose, jurisdictions)
+        self.basis = terms_for(purpose, question.action, question.channel, jurisdictions).basis
         self.events = state.on(question.purpose)
         self.standing = self._standing()
 
