@@ -55,7 +55,7 @@ def policy_of(text: str) -> CompiledPolicy:
     published = [
         msgspec.structs.replace(published_form(key, notice), published_at=at) for key, notice in policy.notices.items()
     ]
-    return compile_policy(policy, published)
+    return compile_policy(policy, published, None, 0)
 
 
 POLICY = policy_of("""\

@@ -4,12 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volenti.core.policy.compile import basis_for, compile_policy
-from volenti.core.policy.document import Policy
+from volenti.core.policy.compile import CompiledPurpose, compile_policy, terms_for
+from volenti.core.policy.document import LawfulBasis, Policy
 from volenti.core.policy.lint import lint, lint_succession
 from volenti.core.policy.notice import newly_published
 from volenti.core.policy.starter import starter_policy
 from volenti.core.policy.yaml import load
+
+
+def basis_for(purpose: CompiledPurpose, jurisdictions: tuple[str, ...]) -> LawfulBasis:
+    (action, *_) = sorted(purpose.actions)
+    return terms_for(purpose, action, None, jurisdictions).basis
 
 
 def starter() -> Policy:
@@ -44,7 +49,7 @@ def test_it_may_follow_itself() -> None:
 def test_its_purposes_are_those_of_the_contract(
     purpose: str, message_class: str | None, actions: set[str], channels: set[str], bases: tuple[str, str]
 ) -> None:
-    compiled = compile_policy(starter(), ()).purposes[purpose]
+    compiled = compile_policy(starter(), (), None, 0).purposes[purpose]
 
     assert message_class == compiled.message_class
     assert actions == compiled.actions
@@ -53,7 +58,7 @@ def test_its_purposes_are_those_of_the_contract(
 
 
 def test_a_person_of_unknown_whereabouts_is_asked_for_consent() -> None:
-    assert basis_for(compile_policy(starter(), ()).purposes["advertising"], ()) == "consent"
+    assert basis_for(compile_policy(starter(), (), None, 0).purposes["advertising"], ()) == "consent"
 
 
 def test_its_topics_and_notices_are_those_of_the_contract() -> None:

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 
 from volenti.core.consent import scopes, settle
 from volenti.core.data_subject import DataSubjectState, comes_of_age
-from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, Terms, terms_for
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, terms_for
 from volenti.core.policy.duration import expires_at
+from volenti.core.policy.terms import Terms
 
 
 def places_of(state: DataSubjectState, stated: str | None = None) -> tuple[str, ...]:

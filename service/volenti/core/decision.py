@@ -16,7 +16,7 @@ import msgspec
 from volenti.core.asking import locked_until, places_of
 from volenti.core.consent import ConsentEvent, Standing, live, scopes, settle
 from volenti.core.data_subject import ENTRY_KINDS, DataSubjectState, Fact, comes_of_age
-from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, terms_for
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, covers_region, terms_for
 from volenti.core.policy.document import (
     Action,
     Addresses,
@@ -227,7 +227,8 @@ class _Case:
     ) -> None:
         self.policy, self.purpose, self.state, self.question, self.now = policy, purpose, state, question, now
         self.places = places_of(state, question.jurisdiction)
-        self.terms = terms_for(purpose, question.action, question.channel, self.places)
+        marketing = question.message_class is MessageClass.MARKETING
+        self.terms = terms_for(purpose, question.action, question.channel, self.places, as_marketing=marketing)
         self.basis = self._basis()
         self.served = policy.purposes.get(purpose.serves) if purpose.serves is not None else None
         self.events = self._events()
@@ -315,7 +316,7 @@ class _Case:
             yield Given(reason("data.category_not_covered"))
         if question.recipient is not None and question.recipient not in purpose.recipients:
             yield Given(reason("data.recipient_not_covered"))
-        if question.region is not None and question.region not in purpose.regions:
+        if question.region is not None and not covers_region(purpose, question.region):
             yield Given(reason("data.region_not_covered"))
         until = self._kept_until()
         if until is not None and self.now >= until:

@@ -60,13 +60,13 @@ class Services:
         """A published policy, compiled. Versions never change, so a compiled one stays right for ever."""
         if (workspace_id, version) not in self._policies:
             async with self.database.workspace("volenti_app", workspace_id) as connection:
-                self._policies[workspace_id, version] = await compiled(connection, workspace_id, version)
+                self._policies[workspace_id, version] = await compiled(connection, workspace_id, version, self.clock())
         return self._policies[workspace_id, version]
 
 
-async def compiled(connection: Connection, workspace_id: UUID, version: int) -> CompiledPolicy:
-    """Read and compile one published policy with the notices published up to then."""
+async def compiled(connection: Connection, workspace_id: UUID, version: int, at_ms: int) -> CompiledPolicy:
+    """Read and compile one published policy, as it binds at an instant, with the notices published up to then."""
     stored = await policies.version(connection, workspace_id, version)
     return compile_policy(
-        parse_document(stored.document), await policies.notices(connection, workspace_id, up_to=version)
+        parse_document(stored.document), await policies.notices(connection, workspace_id, up_to=version), None, at_ms
     )

@@ -10,7 +10,7 @@ from volenti.core.policy.duration import parse_duration
 from volenti.core.policy.finding import Finding, Severity, child, quoted
 from volenti.core.policy.jurisdiction import DEFAULT, OFTEN_MEANT, is_jurisdiction
 from volenti.core.policy.notice import PublishedNotice, notice_hash
-from volenti.core.policy.shape import differences, not_enforced
+from volenti.core.policy.shape import differences
 from volenti.core.policy.yaml import load
 
 MAX_FINDINGS = 100
@@ -191,8 +191,6 @@ def _bases(policy: Policy) -> Iterator[Remark]:
             yield at, "error", "a purpose that rests on consent needs a notice: what people agree to"
         if not asks and (purpose.consent.valid_for is not None or purpose.consent.minimum_evidence.value != "E0"):
             yield child(at, "consent"), "warning", "no basis of this purpose is consent: this has no effect"
-        if purpose.consent.double_opt_in:
-            yield child(child(at, "consent"), "double_opt_in"), "error", not_enforced("double_opt_in: true")
         if purpose.message_class is MessageClass.MARKETING:
             yield from _marketing(child(at, "basis"), purpose)
 

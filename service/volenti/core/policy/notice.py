@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from volenti.core.policy.document import Change, Notice
+from volenti.core.policy.document import Additions, Change, Notice
 
 
 class PublishedNotice(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +17,7 @@ class PublishedNotice(msgspec.Struct, frozen=True, kw_only=True):
     change: Change
     hash: bytes
     published_at: datetime | None = None
+    adds: Additions = Additions()
 
 
 def notice_hash(notice_key: str, notice: Notice) -> bytes:
@@ -28,7 +29,11 @@ def notice_hash(notice_key: str, notice: Notice) -> bytes:
 def published_form(notice_key: str, notice: Notice) -> PublishedNotice:
     """Give what is to be remembered of a notice of the policy when it is published."""
     return PublishedNotice(
-        notice=notice_key, version=notice.version, change=notice.change, hash=notice_hash(notice_key, notice)
+        notice=notice_key,
+        version=notice.version,
+        change=notice.change,
+        hash=notice_hash(notice_key, notice),
+        adds=notice.adds,
     )
 
 
@@ -48,3 +53,12 @@ def required_version(history: Iterable[PublishedNotice]) -> int:
     """
     versions = sorted(history, key=lambda one: one.version)
     return max(one.version for one in versions if one.change is Change.MATERIAL or one is versions[0])
+
+
+def extending_versions(history: Sequence[PublishedNotice]) -> tuple[PublishedNotice, ...]:
+    """Give the versions after the required one that extend it, oldest first. `history` is of one notice."""
+    if not history:
+        return ()
+    required = required_version(history)
+    newer = (one for one in history if one.version > required and one.change is Change.EXTENDS)
+    return tuple(sorted(newer, key=lambda one: one.version))

@@ -13,34 +13,15 @@ from enum import Enum
 import msgspec
 from msgspec import inspect
 
-from volenti.core.policy.document import (
-    Addresses,
-    Change,
-    LawfulBasis,
-    Notice,
-    Policy,
-    Purpose,
-    Topic,
-)
+from volenti.core.policy.document import Policy, Purpose, Topic
 from volenti.core.policy.finding import child, quoted
 
 # What the document's format knows and this version does not enforce. To accept such a member would be a promise that
 # the check does not keep, so it is refused. An entry leaves here when its member enters `document`.
 NOT_ENFORCED_MEMBERS: Mapping[type, frozenset[str]] = {
-    Policy: frozenset(
-        {"time_zone", "caps", "quiet_hours", "jurisdictions", "overrides", "suspend", "asking"},
-    ),
-    Purpose: frozenset(
-        {"data", "retention", "recipients", "regions", "activity", "serves", "sensitive", "exempt"}
-        | {"counts_toward_caps", "on_quiet", "relations", "log_guarantee"},
-    ),
-    Topic: frozenset({"parent", "default", "always_on"}),
-    Notice: frozenset({"adds"}),
-}
-NOT_ENFORCED_VALUES: Mapping[type, frozenset[str]] = {
-    LawfulBasis: frozenset({"soft_opt_in", "vital_interest", "public_task", "prohibited"}),
-    Change: frozenset({"extends"}),
-    Addresses: frozenset({"managed", "verified"}),
+    Policy: frozenset({"caps", "quiet_hours"}),
+    Purpose: frozenset({"counts_toward_caps", "on_quiet"}),
+    Topic: frozenset({"default", "always_on"}),
 }
 
 Difference = tuple[str, str]
@@ -64,9 +45,8 @@ def _differences(value: object, kind: inspect.Type, at: str, description: str = 
         case inspect.Metadata():
             described = (kind.extra_json_schema or {}).get("description", description)
             yield from _differences(value, kind.type, at, described)
-        case inspect.UnionType():  # only ever `… | None`
-            if value is not None:
-                yield from _differences(value, next(t for t in kind.types if not isinstance(t, inspect.NoneType)), at)
+        case inspect.UnionType():
+            yield from _of_union(value, kind, at)
         case inspect.StructType():
             yield from _of_struct(value, kind, at)
         case inspect.DictType():
@@ -90,6 +70,35 @@ def _differences(value: object, kind: inspect.Type, at: str, description: str = 
                 yield at, f"must be {description}"
         case _:
             raise AssertionError(f"the policy document uses a type that is not described here: {kind}")
+
+
+def _of_union(value: object, kind: inspect.UnionType, at: str) -> Iterator[Difference]:
+    """Either `… | None`, or values that YAML itself tells apart: text, a number, true or false, a mapping."""
+    kinds = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
+    if value is None and len(kinds) < len(kind.types):
+        return
+    written_as: dict[type[inspect.Type], type] = {
+        inspect.StrType: str, inspect.IntType: int, inspect.BoolType: bool, inspect.DictType: dict,
+    }  # fmt: skip
+    fitting = [one for one in kinds if len(kinds) == 1 or written_as[type(one)] is type(value)]
+    if fitting:
+        yield from _differences(value, fitting[0], at)
+    else:
+        yield at, "must be text, a whole number, true or false, or a mapping"
+
+
+def _written_as(kind: inspect.Type) -> type:
+    match kind:
+        case inspect.Metadata():
+            return _written_as(kind.type)
+        case inspect.DictType():
+            return dict
+        case inspect.StrType():
+            return str
+        case inspect.IntType():
+            return int
+        case _:
+            return bool
 
 
 def _of_struct(value: object, kind: inspect.StructType, at: str) -> Iterator[Difference]:
@@ -138,13 +147,10 @@ def _of_length(length: int, kind: inspect.DictType | inspect.VarTupleType, at: s
 
 def _of_word(value: object, words: type[Enum], at: str) -> Iterator[Difference]:
     known = [str(word.value) for word in words]
-    later = NOT_ENFORCED_VALUES.get(words, frozenset())
     if not isinstance(value, str):
         yield at, f"must be one of {', '.join(known)}"
-    elif value in later:
-        yield at, not_enforced(value)
     elif value not in known:
-        close = _did_you_mean(value, [*known, *later]) or f": must be one of {', '.join(known)}"
+        close = _did_you_mean(value, known) or f": must be one of {', '.join(known)}"
         yield at, f"unknown value {quoted(value)}{close}"
 
 
