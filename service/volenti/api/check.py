@@ -68,7 +68,11 @@ async def check_batch(call: Call) -> Reply:
     answers = iter(await check(call.services, call.workspace_id, questions, deadline_ms=_deadline(call)))
     answered = []
     for item in items:
-        answered.append(_item_answer(call.services, item, next(answers)) if isinstance(item, _Item) else _refusal(call.services, item))
+        answered.append(
+            _item_answer(call.services, item, next(answers))
+            if isinstance(item, _Item)
+            else _refusal(call.services, item)
+        )
         if batch.semantic == ("stop_on_permit" if answered[-1].allowed else "stop_on_deny"):
             break
     return Reply(CheckBatchAnswer(items=tuple(answered)))
@@ -139,7 +143,9 @@ def _refusal(services: Services, item: _NoQuestion) -> CheckItemAnswer:
     problem = item.problem
     said = reason("request.out_of_scope" if problem.status == 403 else "request.invalid")
     nothing = unread(services, Situation())
-    answer = _answer(services, msgspec.structs.replace(nothing, decision=Deny((Given(said),), nothing.evaluated_at + 1)), None)
+    answer = _answer(
+        services, msgspec.structs.replace(nothing, decision=Deny((Given(said),), nothing.evaluated_at + 1)), None
+    )
     pointer = None if problem.pointer is None else f"#{problem.pointer}"
     error = CheckItemError(status=problem.status, type=problem.type, detail=problem.detail, pointer=pointer)
     return CheckItemAnswer(**_members(answer), key=item.key, error=error)
@@ -263,7 +269,8 @@ def _answer(services: Services, checked: Checked, asked: CheckRequest | None) ->
         reason=reasons[0].reason.code,
         reasons=tuple(_reason(given) for given in reasons),
         remedies=tuple(
-            _timed(remedy) for remedy in remedies(checked.policy, checked.state, question, decision, checked.evaluated_at)
+            _timed(remedy)
+            for remedy in remedies(checked.policy, checked.state, question, decision, checked.evaluated_at)
         ),
         alternatives=_alternatives(checked) if "alternatives" in include and not permitted else (),
         obligations=tuple(
@@ -311,17 +318,13 @@ def _reason(given: Given) -> CheckReason:
 def _evidence(given: Given) -> CheckEvidence:
     event = given.event
     assert event is not None
-    return CheckEvidence(
-        entry=event.entry, kind=ledger_kind(event), at=rfc3339(event.occurred_at), notice=event.notice
-    )
+    return CheckEvidence(entry=event.entry, kind=ledger_kind(event), at=rfc3339(event.occurred_at), notice=event.notice)
 
 
 def _alternatives(checked: Checked) -> tuple[dict[str, Any], ...]:
     if checked.policy is None:
         return ()
-    found = alternatives(
-        checked.policy, checked.state, checked.question, checked.evaluated_at, checked.situation
-    )
+    found = alternatives(checked.policy, checked.state, checked.question, checked.evaluated_at, checked.situation)
     return tuple(
         {"channel": one.channel, "topic": one.topic, "decision": "permit", "not_before": None} for one in found
     )

@@ -198,11 +198,11 @@ def admit(
     entries: list[NewEntry] = []
     first_request: str | None = None
     after = state
-    for kind, purposes, event in _plain(command, state, now):
-        event = msgspec.structs.replace(event, previous=entries[-1].id if entries else previous)
+    for kind, purposes, said in _plain(command, state, now):
+        said = msgspec.structs.replace(said, previous=entries[-1].id if entries else previous)
         entry_id = facts_id if kind == UPDATED else next(fresh)
-        entries.append(NewEntry(_first_id(command, entries, entry_id), kind, purposes, None, event))
-        after = evolve(after, Entry(entries[-1].id, now, event))
+        entries.append(NewEntry(_first_id(command, entries, entry_id), kind, purposes, None, said))
+        after = evolve(after, Entry(entries[-1].id, now, said))
     for position, choice in enumerate(command.choices):
         pointer = f"/events/{position}"
         purpose = policy.purposes.get(choice.purpose)
@@ -250,7 +250,7 @@ def most_entries(command: Command) -> int:
 
 def _plain(command: Command, state: DataSubjectState, now: int) -> Iterator[tuple[str, tuple[str, ...], Event]]:
     """What a command records beside choices, each with the kind and the purposes of its leaf: the facts first."""
-    said = {
+    said: dict[str, Any] = {
         "occurred_at": now, "claimed_at": now, "actor": command.actor, "component": command.component, "method": command.method,
         "surface": command.surface, "source": command.source,
     }  # fmt: skip
@@ -302,7 +302,9 @@ def _renewing(
     grants = [one.decided_by for one in standings if one.state == "granted" and one.decided_by is not None]
     expired = any(_ended(grant, purpose, now) for grant in grants)
     if len(grants) < len(standings) or expired or command.actor not in ("data_subject", "guardian"):
-        return Refusal("not_renewable", "a person renews a consent that is in force; what has ended is given anew", pointer)
+        return Refusal(
+            "not_renewable", "a person renews a consent that is in force; what has ended is given anew", pointer
+        )
     return msgspec.structs.replace(choice, notice=choice.notice or grants[0].notice)
 
 
@@ -315,12 +317,18 @@ def _voiding(choice: Choice, command: Command, events: tuple[ConsentEvent, ...],
     named = next((one for one in events if one.entry == choice.names and one.kind != "invalidate"), None)
     if named is None:
         return Refusal(
-            "nothing_to_invalidate", "the person has no such entry on this purpose that is not void", f"{pointer}/supersedes"
+            "nothing_to_invalidate",
+            "the person has no such entry on this purpose that is not void",
+            f"{pointer}/supersedes",
         )
     if command.actor not in ("operator", "system"):
         return Refusal("not_affirmative", "an entry is declared void by the controller; a person withdraws", pointer)
     if named.restrictive and not command.voids_refusals:
-        return Refusal("approval_required", "to void a refusal a second person must approve; this version has no approvals", pointer)
+        return Refusal(
+            "approval_required",
+            "to void a refusal a second person must approve; this version has no approvals",
+            pointer,
+        )
     return msgspec.structs.replace(choice, channels=named.channels, notice=None)
 
 
@@ -449,7 +457,7 @@ def _graded(
     match choice.kind:
         case "confirm":
             request = next(one for one in events if one.entry == choice.names)
-            return consent.E4 if consent.E3 <= request.grade else consent.E3
+            return consent.E4 if request.grade >= consent.E3 else consent.E3
         case "renew":
             grants = [settle(events, channel).decided_by for channel in choice.channels or (None,)]
             return max(own, min(grant.grade for grant in grants if grant is not None))

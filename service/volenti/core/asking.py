@@ -68,5 +68,7 @@ def _quarter(now: int) -> tuple[int, int]:
     """The calendar quarter (UTC) that an instant lies in, as [first, last)."""
     then = datetime.fromtimestamp(now / 1000, UTC)
     first = datetime(then.year, 3 * ((then.month - 1) // 3) + 1, 1, tzinfo=UTC)
-    following = first.replace(year=first.year + 1, month=1) if first.month == 10 else first.replace(month=first.month + 3)
+    following = (
+        first.replace(year=first.year + 1, month=1) if first.month == 10 else first.replace(month=first.month + 3)
+    )
     return round(first.timestamp() * 1000), round(following.timestamp() * 1000)

@@ -13,9 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-ConsentKind = Literal[
-    "grant", "deny", "withdraw", "object", "request", "confirm", "renew", "invalidate", "acknowledge"
-]
+ConsentKind = Literal["grant", "deny", "withdraw", "object", "request", "confirm", "renew", "invalidate", "acknowledge"]
 RESTRICTIVE: Final[frozenset[ConsentKind]] = frozenset(("deny", "withdraw", "object"))
 """Kinds that take back or refuse: always accepted, and dated as they are."""
 Settled = Literal["unknown", "granted", "denied", "withdrawn", "objected"]

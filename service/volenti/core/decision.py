@@ -303,7 +303,11 @@ class _Case:
             yield Given(reason("data_subject.processing_restricted"), self.state.restriction)
         if self.basis is LawfulBasis.CONSENT and self._younger_than(self.terms.age_of_consent):
             event = self.standing.decided_by
-            if self.standing.state == "granted" and event is not None and not (event.actor == "guardian" or event.of_age):
+            if (
+                self.standing.state == "granted"
+                and event is not None
+                and not (event.actor == "guardian" or event.of_age)
+            ):
                 yield Given(reason("data_subject.minor_no_guardian"), event)
             elif self.standing.state == "unknown":
                 yield Given(reason("data_subject.minor_no_guardian"))
@@ -348,9 +352,10 @@ class _Case:
 
     def address(self) -> Iterator[Given]:
         addresses, channel = self.policy.addresses, self.question.channel
-        if addresses is Addresses.OPEN or self.question.action is not Action.SEND or channel not in _ADDRESS_OF:
+        kind = None if channel is None else _ADDRESS_OF.get(channel)
+        if addresses is Addresses.OPEN or self.question.action is not Action.SEND or kind is None:
             return
-        registered = [one for one in self.state.identifiers if one.type == _ADDRESS_OF[channel]]
+        registered = [one for one in self.state.identifiers if one.type == kind]
         if not registered:
             yield Given(reason("address.missing"))
         elif addresses is Addresses.VERIFIED and all(one.verified_at is None for one in registered):
@@ -433,7 +438,9 @@ class _Case:
         if until is not None and question.action in (Action.COLLECT, Action.RETAIN):
             yield Obligation("delete_by", {"at": until})
         if self.terms.show_notice and purpose.notice is not None and not self._told():
-            yield Obligation("show_notice", {"notice": f"{purpose.notice}@{self.policy.notices[purpose.notice].version}"})
+            yield Obligation(
+                "show_notice", {"notice": f"{purpose.notice}@{self.policy.notices[purpose.notice].version}"}
+            )
         if purpose.sensitive:
             yield Obligation("log_access", {})
 
@@ -540,7 +547,10 @@ class _Case:
             return True
         return any(
             version < extension.version
-            and (self.question.recipient in extension.recipients or not extension.data.isdisjoint(self.question.data_categories))
+            and (
+                self.question.recipient in extension.recipients
+                or not extension.data.isdisjoint(self.question.data_categories)
+            )
             for extension in self.purpose.extensions
         )
 
@@ -618,9 +628,7 @@ def remedies(
     """What would change a denial, machine-readable, in the order of its reasons; a reason may have none."""
     if isinstance(decision, Permit):
         return ()
-    return tuple(
-        remedy for given in decision.reasons for remedy in _remedies(policy, state, question, given, now)
-    )
+    return tuple(remedy for given in decision.reasons for remedy in _remedies(policy, state, question, given, now))
 
 
 def _remedies(

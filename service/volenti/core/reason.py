@@ -131,9 +131,7 @@ REASONS: dict[str, Reason] = {reason.code: reason for reason in _REGISTRY}
 """Every code, by its wire value, in the order of the numbers."""
 
 OF_LATER_VERSIONS: frozenset[str] = frozenset(
-    code
-    for code, entry in REASONS.items()
-    if entry.number in {27, 30, 31, 34, 35, 45, 48} or 62 <= entry.number < 95
+    code for code, entry in REASONS.items() if entry.number in {27, 30, 31, 34, 35, 45, 48} or 62 <= entry.number < 95
 )
 """Codes whose meaning is fixed and which this version never answers: the part of it that would is not there yet."""
 

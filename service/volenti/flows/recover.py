@@ -17,9 +17,9 @@ from volenti.core.data_subject import (
     ConsentRecorded,
     DataSubjectState,
     DataSubjectUpdated,
-    ProcessingRestricted,
     Entry,
     Event,
+    ProcessingRestricted,
     evolve,
 )
 from volenti.errors import Conflict, Invalid, NotFound
