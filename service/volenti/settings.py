@@ -74,6 +74,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     public_base_url: Annotated[
         str, Meta(description="how the outside reaches the service; links are built from it")
     ] = "http://127.0.0.1:8080"
+    confirmation_days: Annotated[
+        int, Meta(ge=1, le=30, description="how long the link of a double opt-in confirms, in days")
+    ] = 7
     read_connections: Annotated[int, Meta(ge=1, le=200, description="database connections for reads, a process")] = 8
     database_pooler: Annotated[
         Literal["none", "transaction"], Meta(description="transaction: a pooler such as PgBouncer stands between")

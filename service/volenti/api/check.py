@@ -8,7 +8,7 @@ import msgspec
 
 from volenti.api.endpoint import Call, Context, Reply, decode_json
 from volenti.api.problems import Problematic, not_implemented, problem_of
-from volenti.api.values import identifier, instant
+from volenti.api.values import instant, reference
 from volenti.api.wire import (
     CheckAnswer,
     CheckBatchAnswer,
@@ -25,9 +25,7 @@ from volenti.api.wire import (
     CheckRequest,
     CheckSignals,
     CheckTrace,
-    DataSubjectReference,
 )
-from volenti.core import data_subject as core
 from volenti.core.decision import Deny, Given, Permit, Question, Situation, alternatives, explain, ledger_kind, remedies
 from volenti.core.policy.document import Action
 from volenti.core.reason import reason
@@ -163,18 +161,6 @@ def _deadline(call: Call) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 5 <= int(text) <= 5000):
         raise Problematic(400, "deadline", "Volenti-Deadline-Ms is a whole number from 5 to 5000")
     return int(text)
-
-
-def reference(given: DataSubjectReference, pointer: str = "/data_subject") -> core.Identifier:
-    """The identifier that names a person. Raises a 422 problem unless exactly one is given."""
-    if (given.id is None) == (given.identifier is None):
-        raise Problematic(
-            422, "data_subject", "name the data subject by exactly one of id and identifier", pointer=pointer
-        )
-    if given.id is not None:
-        return core.Identifier("id", given.id)
-    assert given.identifier is not None
-    return identifier(given.identifier, f"{pointer}/identifier")
 
 
 def _authorise(call: Call, asked: CheckRequest) -> None:

@@ -12,11 +12,12 @@ import msgspec
 from volenti.api import wire
 from volenti.api.endpoint import Call, Reply, idempotency_key
 from volenti.api.problems import Problematic, not_implemented, refused
-from volenti.api.values import composed, identifier, instant, optional_instant, zone
-from volenti.core.admission import Choice, Command, Facts, Refusal, ShownOffer
-from volenti.core.data_subject import Act, Evidence, Identifier
+from volenti.api.values import composed, identifier, instant, optional_instant, reference, zone
+from volenti.core.admission import PERMISSIVE, Choice, Command, Facts, Refusal, ShownOffer
+from volenti.core.data_subject import ENTRY_KINDS, Act, Evidence, Identifier
 from volenti.flows.clock import rfc3339
-from volenti.flows.issue_offer import OfferIssued, OfferRejected, issue, present
+from volenti.flows.confirm_consent import Expired, confirmed_write, link_for
+from volenti.flows.issue_offer import AskLocked, OfferIssued, OfferRejected, issue, present
 from volenti.flows.prove_entry import prove
 from volenti.flows.record_consents import (
     IdentifierTaken,
@@ -29,7 +30,6 @@ from volenti.flows.record_consents import (
 )
 from volenti.keys.tokens import OfferRefused
 
-IMPLEMENTED_KINDS = ("grant", "deny", "withdraw", "object")
 _canonical = msgspec.json.Encoder(order="sorted")
 
 
@@ -43,16 +43,19 @@ def authorise_actor(call: Call, actor: wire.ActorReference) -> None:
 async def record_choices(call: Call) -> Reply:
     """Record choices of one person, together or not at all."""
     asked: wire.ConsentsRequest = call.body
-    _refuse_unimplemented(asked)
+    if asked.preferences is not None:
+        raise not_implemented("/preferences")
     authorise_actor(call, asked.actor)
     if call.caller.purposes is not None and any(event.purpose not in call.caller.purposes for event in asked.events):
         raise Problematic(403, "out_of_scope", "the credential does not cover this purpose")
-    grants = any(event.kind == "grant" for event in asked.events)
+    grants = any(event.kind in PERMISSIVE for event in asked.events)
     offer = _offer(call, asked.evidence) if grants else None  # a restriction needs none, and is never refused for one
     command = Command(
         actor=asked.actor.type,
         component=call.caller.component,
-        choices=tuple(_choice(event, f"/events/{position}") for position, event in enumerate(asked.events)),
+        guardian=asked.actor.id,
+        choices=tuple(_choice(call, event, f"/events/{position}") for position, event in enumerate(asked.events)),
+        voids_refusals=call.services.settings.profile != "production",
         facts=Facts(
             jurisdiction=asked.data_subject.jurisdiction,
             time_zone=zone(asked.data_subject.time_zone, "/data_subject/time_zone"),
@@ -122,8 +125,19 @@ async def _success(call: Call, done: Recorded, status: int) -> Reply:
         entries=entries,
         revision=revision_token(done.epoch, done.size),
         receipt=f"/v1/ledger/entries/{entries[-1].entry}/proof" if entries else None,
+        confirmation=_confirmation(call, done),
     )
     return Reply(answer, status=status, headers={"idempotency-replayed": "true"} if done.replayed else {})
+
+
+def _confirmation(call: Call, done: Recorded) -> wire.Confirmation | msgspec.UnsetType:
+    """The page that confirms what this write asked for: one for all of its requests."""
+    first = next((entry.entry for entry in done.entries if entry.kind == ENTRY_KINDS["request"]), None)
+    if first is None or done.holder is None:
+        return msgspec.UNSET
+    token, expires_at = link_for(call.services, call.workspace_id, done.holder, first)
+    url = f"{call.services.settings.public_base_url.rstrip('/')}/c/{token}"
+    return wire.Confirmation(url=url, expires_at=rfc3339(expires_at))
 
 
 async def _proofs(call: Call, done: Recorded) -> dict[str, str]:
@@ -140,21 +154,9 @@ async def _proofs(call: Call, done: Recorded) -> dict[str, str]:
     return proofs
 
 
-def _refuse_unimplemented(asked: wire.ConsentsRequest) -> None:
-    if asked.preferences is not None:
-        raise not_implemented("/preferences")
-    for position, event in enumerate(asked.events):
-        if event.kind not in IMPLEMENTED_KINDS:
-            raise not_implemented(f"/events/{position}/kind")
-        for name in ("token", "supersedes"):
-            if getattr(event, name) is not None:
-                raise not_implemented(f"/events/{position}/{name}")
-
-
-def _choice(event: wire.ConsentChoice, pointer: str) -> Choice:
-    assert event.kind in IMPLEMENTED_KINDS
+def _choice(call: Call, event: wire.ConsentChoice, pointer: str) -> Choice:
     return Choice(
-        kind=event.kind,  # type: ignore[arg-type]  # narrowed by _refuse_unimplemented
+        kind=event.kind,
         purpose=event.purpose,
         channels=tuple(str(channel) for channel in event.channels),
         notice=event.notice,
@@ -162,7 +164,30 @@ def _choice(event: wire.ConsentChoice, pointer: str) -> Choice:
         claimed_at=optional_instant(event.occurred_at, f"{pointer}/occurred_at"),
         valid_from=optional_instant(event.valid_from, f"{pointer}/valid_from"),
         valid_until=optional_instant(event.valid_until, f"{pointer}/valid_until"),
+        names=_named(call, event, pointer),
     )
+
+
+def _named(call: Call, event: wire.ConsentChoice, pointer: str) -> str | None:
+    """What a confirmation confirms (by its token) or an invalidation voids. Raises a problem where that is missing or out of place."""
+    needed = {"confirm": "token", "invalidate": "supersedes"}.get(event.kind)
+    for member in ("token", "supersedes"):
+        given = getattr(event, member) is not None
+        if given is not (member == needed):
+            detail = (
+                "this kind of event takes no such member" if given else f"this kind of event needs the member {member}"
+            )
+            problem = "invalid_value" if given else "missing_member"
+            raise Problematic(422, problem, detail, pointer=f"{pointer}/{member}" if given else pointer)
+    if event.token is None:
+        return event.supersedes
+    write = confirmed_write(call.services, call.workspace_id, event.token)
+    if isinstance(write, Expired):
+        raise Problematic(410, "confirmation_expired", "the confirmation has expired", pointer=f"{pointer}/token")
+    if write is None:
+        detail = "the token confirms nothing in this workspace"
+        raise Problematic(409, "nothing_to_confirm", detail, pointer=f"{pointer}/token")
+    return write
 
 
 def _offer(call: Call, evidence: wire.Evidence | None) -> ShownOffer | None:
@@ -207,8 +232,6 @@ def _prefix(ip: str) -> str:
 async def issue_offer(call: Call) -> Reply:
     """State what is about to be put before a person; a grant that carries the offer is graded higher."""
     asked: wire.OfferRequest = call.body
-    if asked.data_subject is not None:
-        raise not_implemented("/data_subject")
     if call.caller.purposes is not None and not call.caller.purposes.issuperset(asked.purposes):
         raise Problematic(403, "out_of_scope", "the credential does not cover this purpose")
     issued = await issue(
@@ -217,6 +240,8 @@ async def issue_offer(call: Call) -> Reply:
         [(key, key in asked.preset) for key in asked.purposes],
         composed(asked.surface),
         asked.language,
+        component=call.caller.component,
+        who=None if asked.data_subject is None else reference(asked.data_subject),
     )
     match issued:
         case OfferIssued():
@@ -240,5 +265,8 @@ async def issue_offer(call: Call) -> Reply:
             )
         case OfferRejected():
             raise Problematic(422, "offer", issued.detail, pointer=issued.pointer)
+        case AskLocked():
+            detail = "the person must not be asked again yet"
+            raise Problematic(409, "ask_locked", detail, not_before=rfc3339(issued.until))
         case _:
             assert_never(issued)

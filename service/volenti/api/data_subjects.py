@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from volenti.api import wire
 from volenti.api.consents import authorise_actor, recorded, retry_of
 from volenti.api.endpoint import Call, Reply
 from volenti.api.problems import Problematic, not_implemented
-from volenti.api.values import composed, identifier, zone
-from volenti.core.admission import Command, Facts
+from volenti.api.values import composed, identifier, instant, optional_instant, zone
+from volenti.core.admission import PERMISSIVE, Command, Facts, Restriction
 from volenti.core.consent import ConsentEvent
-from volenti.core.data_subject import ConsentRecorded, DataSubjectUpdated, Identifier
+from volenti.core.data_subject import (
+    Asked,
+    ConsentRecorded,
+    DataSubjectUpdated,
+    Guardian,
+    Identifier,
+    ProcessingRestricted,
+    Relation,
+)
 from volenti.errors import NotFound
+from volenti.flows import clock
 from volenti.flows.clock import rfc3339
 from volenti.flows.find_data_subject import find, named
-from volenti.flows.read_data_subject import InForce, Past, history, standing
+from volenti.flows.read_data_subject import InForce, Past, difference, history, standing
 from volenti.flows.record_consents import record, revision_token
 
 
 async def show(call: Call) -> Reply:
-    """What is in force for a person."""
-    _refuse_time(call)
-    found, person, in_effect = await standing(call.services, call.workspace_id, call.path["id"])
-    state = person.state
+    """What is, or with `as_of` was, in force for a person."""
+    found, state, in_effect = await standing(call.services, call.workspace_id, call.path["id"], call.instant("as_of"))
     answer = wire.DataSubjectAnswer(
         id=state.caller_id(),
         identifiers=tuple(
@@ -36,7 +44,43 @@ async def show(call: Call) -> Reply:
         jurisdiction=state.jurisdiction or None,
         time_zone=state.time_zone or None,
         locale=state.locale or None,
+        birth_date=state.birth_date or None,
+        guardians=tuple(
+            wire.KnownGuardian(id=one.id, method=one.method, since=rfc3339(one.since), until=_time(one.until))
+            for one in state.guardians.values()
+        ),
+        relations=tuple(
+            wire.KnownRelation(type=kind, at=rfc3339(fact.occurred_at)) for kind, fact in state.relations.items()
+        ),
+        restricted_since=None if state.restriction is None else rfc3339(state.restriction.occurred_at),
         consents=tuple(_in_force(one) for one in in_effect),
+        revision=revision_token(found.ground.epoch, found.ground.size),
+    )
+    return Reply(answer)
+
+
+async def show_difference(call: Call) -> Reply:
+    """What changed for a person between two instants, by what was recorded until each."""
+    earlier, later = call.instant("from"), call.instant("to")
+    if earlier is None:
+        raise Problematic(422, "invalid_query", "the query parameter from is an RFC 3339 instant")
+    later = call.services.clock() if later is None else later
+    if later < earlier:
+        raise Problematic(422, "invalid_query", "to is not before from")
+    found, person, changed = await difference(call.services, call.workspace_id, call.path["id"], earlier, later)
+    answer = wire.DataSubjectDifference(
+        id=person.state.caller_id(),
+        from_=rfc3339(earlier),
+        to=rfc3339(later),
+        consents=tuple(
+            wire.ConsentDifference(
+                purpose=one.purpose,
+                channel=one.channel or "*",
+                before=None if one.before is None else _in_force(one.before),
+                after=None if one.after is None else _in_force(one.after),
+            )
+            for one in changed
+        ),
         revision=revision_token(found.ground.epoch, found.ground.size),
     )
     return Reply(answer)
@@ -44,7 +88,6 @@ async def show(call: Call) -> Reply:
 
 async def show_history(call: Call) -> Reply:
     """Every entry of a person, oldest first, with its present effect."""
-    _refuse_time(call)
     past = await history(call.services, call.workspace_id, call.path["id"])
     limit = call.number("limit", 100, least=1, most=1000)
     after = call.number("cursor", 0)
@@ -63,12 +106,11 @@ async def lookup(call: Call) -> Reply:
 
 
 async def update(call: Call) -> Reply:
-    """Change facts about a person: identifiers and their verification, jurisdiction, time zone, locale."""
+    """Change facts about a person: identifiers and their verification, place, time zone, locale, age, guardian, relations."""
     asked: wire.FactsRequest = call.body
     authorise_actor(call, asked.actor)
-    for name in ("birth_date", "guardian", "push_permission", "relations"):
-        if getattr(asked, name) not in (None, ()):
-            raise not_implemented(f"/{name}")
+    if asked.push_permission is not None:
+        raise not_implemented("/push_permission")
     time_zone = asked.time_zone if asked.time_zone is UNSET else zone(asked.time_zone, "/time_zone")
     identifiers = (
         Identifier("id", call.path["id"]),
@@ -82,10 +124,17 @@ async def update(call: Call) -> Reply:
         jurisdiction=_stated(asked.jurisdiction),
         time_zone=_stated(time_zone),
         locale=_stated(asked.locale),
+        birth_date=_stated(_birth_date(call, asked.birth_date)),
+        guardian=_guardian(asked.guardian),
+        relations=tuple(
+            Relation(one.type, instant(one.at, f"/relations/{position}/at"))
+            for position, one in enumerate(asked.relations)
+        ),
     )
     command = Command(
         actor=asked.actor.type,
         component=call.caller.component,
+        guardian=asked.actor.id,
         facts=facts,
         method=asked.method,
         surface=composed(asked.surface),
@@ -102,9 +151,43 @@ async def update(call: Call) -> Reply:
     return await recorded(call, recording, status=200, pointers=pointers)
 
 
-def _refuse_time(call: Call) -> None:
-    if "as_of" in call.query:
-        raise Problematic(422, "not_implemented", "this version does not implement as_of yet; leave it out")
+async def restrict(call: Call) -> Reply:
+    """Restrict the processing of a person's data (GDPR Art. 18), or lift the restriction."""
+    asked: wire.RestrictionRequest = call.body
+    authorise_actor(call, asked.actor)
+    command = Command(
+        actor=asked.actor.type,
+        component=call.caller.component,
+        guardian=asked.actor.id,
+        restriction=Restriction(lifted=not asked.restricted, ground=asked.ground),
+        method=asked.method,
+        surface=composed(asked.surface),
+    )
+    await named(call.services, call.workspace_id, call.path["id"])
+    retry = retry_of(call, f"POST /v1/data-subjects/{call.path['id']}/restriction")
+    recording = await record(call.services, call.workspace_id, command, (Identifier("id", call.path["id"]),), retry)
+    return await recorded(call, recording, status=200, pointers=[""])
+
+
+def _birth_date(call: Call, given: str | UnsetType | None) -> str | UnsetType | None:
+    """A day that exists and is not to come."""
+    if isinstance(given, str):
+        try:
+            known = date.fromisoformat(given) <= clock.instant(call.services.clock()).date()
+        except ValueError:
+            known = False
+        if not known:
+            raise Problematic(422, "invalid_value", "the value is no day up to today", pointer="/birth_date")
+    return given
+
+
+def _guardian(given: wire.GuardianFact | None) -> Guardian | None:
+    if given is None:
+        return None
+    since, until = instant(given.since, "/guardian/since"), optional_instant(given.until, "/guardian/until")
+    if until is not None and until <= since:
+        raise Problematic(422, "invalid_value", "until is later than since", pointer="/guardian/until")
+    return Guardian(given.id, given.method, since, until)
 
 
 def _stated(value: Any) -> str | None:
@@ -125,7 +208,7 @@ def _in_force(one: InForce) -> wire.ConsentInForce:
         since=rfc3339(event.occurred_at),
         entry=event.entry,
         notice=event.notice,
-        evidence_grade=f"E{event.grade}" if event.kind == "grant" else None,
+        evidence_grade=f"E{event.grade}" if event.kind in PERMISSIVE else None,
         valid_from=_time(event.valid_from),
         valid_until=_time(event.valid_until),
     )
@@ -152,9 +235,9 @@ def _past(past: Past) -> wire.HistoryEntry:
                 for name in ("valid_from", "valid_until")
                 if getattr(event, name) is not None
             }
-            if event.kind == "grant":
+            if event.kind in PERMISSIVE:
                 detail["evidence_grade"] = f"E{event.evidence_grade}"
-        case DataSubjectUpdated():
+        case DataSubjectUpdated() | ProcessingRestricted() | Asked():
             pass
     return wire.HistoryEntry(
         entry=past.entry.id,

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -15,7 +16,7 @@ import structlog
 
 from volenti.api.problems import Problematic, body_of, headers_of, invalid_body, problem_of
 from volenti.errors import Unavailable
-from volenti.flows.clock import boot_seconds
+from volenti.flows.clock import boot_seconds, milliseconds
 from volenti.flows.manage_credentials import Authenticator
 from volenti.flows.services import Services
 
@@ -84,6 +85,19 @@ class Call:
                 422, "invalid_query", f"the query parameter {name} is a whole number from {least} to {most}"
             )
         return int(text)
+
+    def instant(self, name: str) -> int | None:
+        """An instant of the query, in milliseconds; None if it is not there. Raises a 422 problem if it is none."""
+        text = self.query.get(name)
+        if text is None:
+            return None
+        try:
+            given = msgspec.convert(text.replace(" ", "+"), datetime)  # a plus sign that nobody escaped
+            if given.tzinfo is not None:
+                return milliseconds(given.astimezone(UTC))
+        except (msgspec.ValidationError, OverflowError):
+            pass
+        raise Problematic(422, "invalid_query", f"the query parameter {name} is an RFC 3339 instant")
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from volenti.api import check, consents, data_subjects, health, ledger, policies, schema, wire
+from volenti.api import check, confirmation, consents, data_subjects, health, ledger, policies, schema, wire
 from volenti.api.endpoint import Route
 
 CHECK_BYTES = 64 * 1024
+BATCH_BYTES = 1024 * 1024
 WRITE_BYTES = 256 * 1024
 POLICY_BYTES = 512 * 1024
 
@@ -16,6 +17,7 @@ RETRY = {
 DEADLINE = {
     "Volenti-Deadline-Ms": "how long the answer may take, 5 to 5000, 1000 if absent; past it the answer is deny system.deadline_exceeded"
 }
+AS_OF = {"as_of": "an earlier instant (RFC 3339): what was known and in force then"}
 PAGING = {"limit": "how many, at most 1,000", "cursor": "next_cursor of the page before"}
 
 
@@ -25,16 +27,22 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
     table = [
         Route("POST", "/v1/check", check.check_one, "May this be done, to this person, now?", scope="check", limit=CHECK_BYTES,
               request=wire.CheckRequest, answer=wire.CheckAnswer, errors=(503,), headers=DEADLINE, hot=True, unreadable=check.unreadable),
+        Route("POST", "/v1/check/batch", check.check_batch, "Up to 1,000 checks on one revision", scope="check", limit=BATCH_BYTES,
+              request=wire.CheckBatchRequest, answer=wire.CheckBatchAnswer, errors=(503,), headers=DEADLINE, hot=True),
         Route("POST", "/v1/consents", consents.record_choices, "Record choices of one person", scope="consents:write", limit=WRITE_BYTES,
               request=wire.ConsentsRequest, answer=wire.RecordedAnswer, status=201, errors=(409, 503), headers=RETRY),
         Route("POST", "/v1/offers", consents.issue_offer, "State what is about to be put before a person", scope="consents:write", limit=WRITE_BYTES,
               request=wire.OfferRequest, answer=wire.OfferAnswer, status=201, errors=(503,)),
         Route("GET", "/v1/data-subjects/{id}", data_subjects.show, "What is in force for a person", scope="consents:read",
-              answer=wire.DataSubjectAnswer, errors=(404, 503)),
+              answer=wire.DataSubjectAnswer, errors=(404, 422, 503), query=AS_OF),
         Route("PATCH", "/v1/data-subjects/{id}", data_subjects.update, "Change facts about a person", scope="preferences:write", limit=WRITE_BYTES,
               request=wire.FactsRequest, answer=wire.RecordedAnswer, errors=(404, 409, 503), headers=RETRY),
         Route("GET", "/v1/data-subjects/{id}/history", data_subjects.show_history, "Every entry of a person", scope="consents:read",
               answer=wire.History, errors=(404, 503), query=PAGING),
+        Route("GET", "/v1/data-subjects/{id}/diff", data_subjects.show_difference, "What changed for a person between two instants", scope="consents:read",
+              answer=wire.DataSubjectDifference, errors=(404, 422, 503), query={"from": "the earlier instant", "to": "the later instant; now if absent"}),
+        Route("POST", "/v1/data-subjects/{id}/restriction", data_subjects.restrict, "Restrict the processing of a person's data (GDPR Art. 18)", scope="data_subjects:erase",
+              limit=WRITE_BYTES, request=wire.RestrictionRequest, answer=wire.RecordedAnswer, errors=(404, 409, 503), headers=RETRY),
         Route("POST", "/v1/data-subjects/lookup", data_subjects.lookup, "The id of the person that an identifier belongs to", scope="consents:read",
               limit=CHECK_BYTES, request=wire.Lookup, answer=wire.LookupAnswer, errors=(404, 503)),
         Route("GET", "/v1/policies", policies.list_versions, "The published versions of the policy", scope="policy:read", answer=wire.PolicyList, errors=(503,)),
@@ -48,6 +56,10 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
         Route("GET", "/v1/ledger/consistency", ledger.show_consistency, "The proof that one tree extends another", scope="ledger:read",
               answer=wire.ConsistencyProof, errors=(422, 503), query={"from": "the smaller size", "to": "the larger size"}),
         Route("GET", "/v1/ledger/keys", ledger.show_keys, "The keys that sign the log", scope="ledger:read", answer=wire.LedgerKeys, errors=(503,)),
+        Route("GET", "/c/{token}", confirmation.open_page, "The page of a double opt-in: opening it changes nothing", listener="public",
+              media=(confirmation.HTML,), errors=(404, 410, 503)),
+        Route("POST", "/c/{token}", confirmation.confirm_page, "Confirm what the page asks for", listener="public",
+              media=(confirmation.HTML,), errors=(404, 410, 503)),
         Route("GET", "/.well-known/jwks.json", ledger.show_jwks, "The public keys of tokens", listener="public", answer=wire.JsonWebKeySet),
         Route("GET", "/log/{log}/checkpoint", ledger.log_checkpoint, "The newest checkpoint of a log", scope=log_scope, listener="public",
               media=(ledger.TEXT,), errors=(404, 503)),

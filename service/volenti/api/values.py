@@ -37,6 +37,18 @@ def identifier(given: wire.Identifier | wire.VerifiedIdentifier, pointer: str) -
     return Identifier(given.type, value, optional_instant(verified, f"{pointer}/verified_at"))
 
 
+def reference(given: wire.DataSubjectReference, pointer: str = "/data_subject") -> Identifier:
+    """The identifier that names a person. Raises a 422 problem unless exactly one is given."""
+    if (given.id is None) == (given.identifier is None):
+        raise Problematic(
+            422, "data_subject", "name the data subject by exactly one of id and identifier", pointer=pointer
+        )
+    if given.id is not None:
+        return Identifier("id", given.id)
+    assert given.identifier is not None
+    return identifier(given.identifier, f"{pointer}/identifier")
+
+
 def instant(given: datetime, pointer: str) -> int:
     """An instant that lies, in UTC, between the years 1 and 9999, so that it can be written again."""
     try:

@@ -316,9 +316,8 @@ class RecordedEntry(Answer, frozen=True):
 
 
 class Confirmation(Answer, frozen=True):
-    """A page that the person must be sent: there one POST confirms the request, opening it does nothing."""
+    """A page to send to the person: there one POST confirms every request of the write, opening it does nothing."""
 
-    entry: str
     url: str
     expires_at: str
 
@@ -330,7 +329,7 @@ class RecordedAnswer(Answer, frozen=True):
     entries: tuple[RecordedEntry, ...]
     revision: str
     receipt: str | None
-    confirmation: tuple[Confirmation, ...] | UnsetType = UNSET
+    confirmation: Confirmation | UnsetType = UNSET
 
 
 class IdentifierChanges(Request, frozen=True):

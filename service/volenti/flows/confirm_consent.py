@@ -109,12 +109,12 @@ async def confirm(services: Services, token: str) -> Shown:
             assert_never(recording)
 
 
-async def purposes_waiting(services: Services, workspace_id: UUID, token: str) -> str | None:
-    """The write that a token confirms, for a caller who relays it; None if it is none of this workspace's, or too late."""
+def confirmed_write(services: Services, workspace_id: UUID, token: str) -> str | Expired | None:
+    """The write that a token confirms (its first request), for a caller who relays it; None: none of this workspace's."""
     link = read_confirmation(services.keyring, token)
-    if link is None or link.workspace != workspace_id or services.clock() >= link.expires_at * 1000:
+    if link is None or link.workspace != workspace_id:
         return None
-    return str(link.entry)
+    return Expired() if services.clock() >= link.expires_at * 1000 else str(link.entry)
 
 
 async def _open(services: Services, token: str) -> tuple[ConfirmationLink, Person, CompiledPolicy] | NoLink:

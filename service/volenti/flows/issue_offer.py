@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
 
-from volenti.core.admission import ShownOffer
+from volenti.core.admission import Command, ShownOffer
+from volenti.core.asking import locked_until
+from volenti.core.data_subject import EMPTY, Identifier
 from volenti.core.policy.document import Notice
 from volenti.errors import Unavailable
 from volenti.flows.find_data_subject import find
+from volenti.flows.record_consents import Recorded, record
 from volenti.flows.services import Services
 from volenti.keys.tokens import Offer, OfferedNotice, OfferedPurpose, OfferRefused, sign_offer, verify_offer
 
@@ -35,14 +38,30 @@ class OfferRejected(msgspec.Struct, frozen=True):
     detail: str
 
 
+class AskLocked(msgspec.Struct, frozen=True):
+    """The person must not be asked for one of the purposes before this instant (milliseconds UTC). Nothing was recorded."""
+
+    until: int
+
+
 async def issue(
-    services: Services, workspace_id: UUID, purposes: Iterable[tuple[str, bool]], surface: str, language: str
-) -> OfferIssued | OfferRejected:
-    """Offer purposes, each with whether its toggle is on by default (then a grant by it is no consent)."""
-    ground = (await find(services, workspace_id, ())).ground
-    if ground.policy_version is None:
+    services: Services,
+    workspace_id: UUID,
+    purposes: Sequence[tuple[str, bool]],
+    surface: str,
+    language: str,
+    *,
+    component: str,
+    who: Identifier | None = None,
+) -> OfferIssued | OfferRejected | AskLocked:
+    """Offer purposes, each with whether its toggle is on by default (then a grant by it is no consent).
+
+    Where it is said to whom (`who`), the budget for asking is kept, and that the person was asked is recorded.
+    """
+    found = await find(services, workspace_id, () if who is None else (who,))
+    policy = await services.policy(workspace_id, found.ground)
+    if policy is None:
         raise Unavailable("the workspace has no policy; publish one")
-    policy = await services.policy(workspace_id, ground.policy_version)
     if language not in policy.document.languages:
         return OfferRejected("/language", "the policy has no texts in this language")
     shown: dict[str, list[str]] = {}
@@ -56,6 +75,15 @@ async def issue(
             )
         shown.setdefault(purpose.notice, []).append(key)
         offered.append(OfferedPurpose(key, "on" if preset else "off"))
+    if who is not None:
+        state = EMPTY if found.person is None else found.person.state
+        asked = tuple(sorted({key for key, _ in purposes}))
+        locked = locked_until(policy, state, asked, services.clock())
+        if locked is not None:
+            return AskLocked(locked)
+        command = Command(actor="system", component=component, asked=asked, method="offer", surface=surface)
+        recording = await record(services, workspace_id, command, (who,))
+        assert isinstance(recording, Recorded), "to have asked is refused for nothing"
     now = services.clock() // 1000
     offer = Offer(
         workspace=str(workspace_id),

@@ -69,7 +69,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 async def difference(
     services: Services, workspace_id: UUID, caller_id: str, earlier: int, later: int
-) -> tuple[Found, DataSubjectState, DataSubjectState, tuple[Difference, ...]]:
+) -> tuple[Found, Person, tuple[Difference, ...]]:
     """What changed for a person between two instants, by what was recorded until each. Raises NotFound."""
     found, person = await named(services, workspace_id, caller_id)
     entries = await _entries(services, workspace_id, person)
@@ -78,7 +78,7 @@ async def difference(
     changed = sorted(
         (key for key in old.keys() | new.keys() if old.get(key) != new.get(key)), key=lambda key: (key[0], key[1] or "")
     )
-    return found, before, after, tuple(Difference(*key, old.get(key), new.get(key)) for key in changed)
+    return found, person, tuple(Difference(*key, old.get(key), new.get(key)) for key in changed)
 
 
 async def state_as_of(services: Services, workspace_id: UUID, person: Person, as_of: int) -> DataSubjectState | None:
