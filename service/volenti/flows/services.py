@@ -90,9 +90,7 @@ class Services:
         return policy
 
 
-async def compiled(
-    connection: Connection, workspace_id: UUID, version: int, known: int, at_ms: int
-) -> CompiledPolicy:
+async def compiled(connection: Connection, workspace_id: UUID, version: int, known: int, at_ms: int) -> CompiledPolicy:
     """Read and compile one published policy as it binds at an instant, with the notices as the first `known` activations make them."""
     stored = await policies.version(connection, workspace_id, version)
     policy = parse_document(stored.document)
