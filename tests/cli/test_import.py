@@ -18,8 +18,8 @@ from volenti.core.data_subject import Identifier
 from volenti.core.decision import Permit, Question
 from volenti.core.policy.document import Action, Channel
 from volenti.flows.check_policy import Asked, Checked, check
-from volenti.flows.find_data_subject import find
 from volenti.flows.create_workspace import by_name
+from volenti.flows.find_data_subject import find
 from volenti.flows.open_services import opened
 from volenti.flows.read_data_subject import history
 from volenti.flows.services import Services
