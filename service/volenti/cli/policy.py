@@ -13,6 +13,7 @@ from volenti.core.policy.finding import Finding
 from volenti.core.policy.lint import lint
 from volenti.core.policy.starter import starter_policy
 from volenti.errors import Conflict, Invalid, Unavailable
+from volenti.flows.profiles import shipped
 from volenti.flows.publish_policy import Publication, Rejected, publish
 from volenti.flows.services import Services
 
@@ -47,7 +48,7 @@ def init(file: Path, controller: str) -> int:
 @_file
 def lint_file(file: Path) -> int:
     """Check a policy file; every finding has its line. Exit 1 if there are errors."""
-    linted = lint(_read(file))
+    linted = lint(_read(file), shipped())
     _show(file, linted.findings)
     return 0 if linted.policy is not None else 1
 

@@ -16,6 +16,7 @@ from volenti.core.policy.lint import lint, lint_succession
 from volenti.core.policy.notice import newly_published
 from volenti.flows.administer import Change, change
 from volenti.flows.clock import instant
+from volenti.flows.profiles import shipped
 from volenti.flows.services import Services
 from volenti.store import ledger, policies, workspaces
 from volenti.store.database import Turn, take_turn
@@ -47,7 +48,7 @@ Publication: TypeAlias = Published | Rejected
 
 async def publish(services: Services, workspace_id: UUID, text: str) -> Publication:
     """Publish a document as the workspace's next version; one that is in force already is not published again."""
-    linted = await asyncio.to_thread(lint, text)  # a long text takes a moment; checks go on meanwhile
+    linted = await asyncio.to_thread(lint, text, shipped())  # a long text takes a moment; checks go on meanwhile
     if linted.policy is None:
         return Rejected(linted.findings)
     async with change(services, workspace_id) as transaction:

@@ -8,6 +8,7 @@ from uuid import UUID
 from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy, compile_policy
 from volenti.flows.clock import Clock, Entropy, uuid7
+from volenti.flows.profiles import profiles_of
 from volenti.keys.keyring import Keyring
 from volenti.keys.sealer import Sealer
 from volenti.keys.signer import Signer
@@ -67,6 +68,6 @@ class Services:
 async def compiled(connection: Connection, workspace_id: UUID, version: int, at_ms: int) -> CompiledPolicy:
     """Read and compile one published policy, as it binds at an instant, with the notices published up to then."""
     stored = await policies.version(connection, workspace_id, version)
-    return compile_policy(
-        parse_document(stored.document), await policies.notices(connection, workspace_id, up_to=version), None, at_ms
-    )
+    policy = parse_document(stored.document)
+    published = await policies.notices(connection, workspace_id, up_to=version)
+    return compile_policy(policy, published, profiles_of(policy), at_ms)
