@@ -61,6 +61,8 @@ class Situation(msgspec.Struct, frozen=True):
     stale: bool = False
     clock_skewed: bool = False
     late: bool = False
+    policy_until: int | None = None
+    """When another policy comes into force: no answer is valid beyond it."""
 
 
 SOUND = Situation()
@@ -118,6 +120,8 @@ def _evaluate(
     policy: CompiledPolicy | None, state: DataSubjectState, question: Question, now: int, situation: Situation
 ) -> Decision:
     limit = now + TTL_MS.get(question.action, _DEFAULT_TTL_MS)
+    if situation.policy_until is not None:
+        limit = max(min(limit, situation.policy_until), now + 1)
     unsound = tuple(Given(reason(code)) for code in _system(policy, situation))
     if unsound or policy is None:
         return Deny(unsound, now + 1)

@@ -58,6 +58,8 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     published: dict[str, PublishedNotice]
     required_notice_version: dict[str, int]
     backdating_limit: Duration
+    changes_at_ms: int | None = None
+    """Until when this form is right; None: as long as the version is in force."""
 
 
 def compile_policy(policy: Policy, published: Sequence[PublishedNotice]) -> CompiledPolicy:

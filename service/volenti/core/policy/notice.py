@@ -10,7 +10,10 @@ from volenti.core.policy.document import Change, Notice
 
 
 class PublishedNotice(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a notice as it was published. `hash` is that of `notice_hash`; `published_at` None: about to be."""
+    """One version of a notice as it was published. `hash` is that of `notice_hash`.
+
+    `published_at` is from when on it may have been shown: since a policy that holds it came into force. None: not yet.
+    """
 
     notice: str
     version: int
@@ -38,6 +41,14 @@ def newly_published(notices: Mapping[str, Notice], published: Sequence[Published
     return tuple(
         published_form(key, notice) for key, notice in sorted(notices.items()) if (key, notice.version) not in known
     )
+
+
+def stood_on(notices: Mapping[str, Notice], published: Iterable[PublishedNotice]) -> tuple[PublishedNotice, ...]:
+    """Give the published notice versions that a policy stands on: of each of its notices none newer than its own.
+
+    A newer one belongs to a policy that waits for its day, or that was rolled back: it must not outdate these grants.
+    """
+    return tuple(one for one in published if one.notice not in notices or one.version <= notices[one.notice].version)
 
 
 def required_version(history: Iterable[PublishedNotice]) -> int:
