@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from uuid import UUID
 
 import rich_click as click
 
 from volenti.cli.deployment import deployed, settings_of, where
+from volenti.cli.instants import instant_of
 from volenti.errors import Invalid, NotFound
 from volenti.flows import manage_credentials
 from volenti.flows.clock import instant, milliseconds
@@ -43,7 +43,7 @@ def issue(
     database_url: str | None,
 ) -> int:
     """Issue a credential. The secret is printed once, alone, on standard output."""
-    expires_at = None if expires is None else _instant(expires)
+    expires_at = None if expires is None else instant_of(expires, "--expires")
 
     async def work(services: Services, workspace_id: UUID) -> manage_credentials.Issued:
         return await manage_credentials.issue(
@@ -141,16 +141,3 @@ def _uuid(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise Invalid("a credential's id is a UUID, as `volenti credentials list` shows it") from None
-
-
-def _instant(text: str) -> int:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise Invalid("--expires takes an RFC 3339 instant such as 2027-01-01T00:00:00Z") from None
-    if at.tzinfo is None:
-        raise Invalid("--expires takes an instant with a time zone")
-    try:
-        return milliseconds(at.astimezone(UTC))
-    except OverflowError:
-        raise Invalid("--expires takes an instant of the years 1 to 9999") from None

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -26,8 +26,9 @@ from volenti.api.app import Application
 from volenti.api.endpoint import Listener
 from volenti.cli.demo import seed
 from volenti.cli.deployment import Deployment, deployed, settings_of, where
+from volenti.cli.instants import instant_of
 from volenti.errors import Invalid, Unavailable, VolentiError
-from volenti.flows.clock import StandingClock
+from volenti.flows.clock import StandingClock, instant
 from volenti.flows.open_services import opened, stand_clock
 from volenti.flows.services import Services
 from volenti.settings import Settings, load
@@ -121,16 +122,7 @@ def _standing(settings: Settings, test_clock: str | None) -> datetime | None:
         raise Invalid("--test-clock needs one worker: the clock stands in its memory")
     if (settings.data_path / "postgresql").exists():
         raise Invalid(f"--test-clock starts a new data directory; {settings.data_path} has data already")
-    try:
-        at = datetime.fromisoformat(test_clock)
-    except ValueError:
-        raise Invalid("--test-clock takes an RFC 3339 instant such as 2026-07-01T12:00:00Z") from None
-    if at.tzinfo is None:
-        raise Invalid("--test-clock takes an instant with a time zone, such as 2026-07-01T12:00:00Z")
-    try:
-        return at.astimezone(UTC)
-    except OverflowError:
-        raise Invalid("--test-clock takes an instant of the years 1 to 9999") from None
+    return instant(instant_of(test_clock, "--test-clock"))
 
 
 Sockets = dict[Listener, socket.socket]
