@@ -9,8 +9,9 @@ CHECK_BYTES = 64 * 1024
 WRITE_BYTES = 256 * 1024
 POLICY_BYTES = 512 * 1024
 
+ONCE = {"Idempotency-Key": "makes a retry safe: the first answer is given again, for 7 days"}
 RETRY = {
-    "Idempotency-Key": "makes a retry safe: the first answer is given again, for 7 days",
+    **ONCE,
     "Prefer": "wait=N waits at most N seconds for the signed proof of each entry and brings it along",
 }
 DEADLINE = {
@@ -39,8 +40,10 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
               limit=CHECK_BYTES, request=wire.Lookup, answer=wire.LookupAnswer, errors=(404, 503)),
         Route("GET", "/v1/policies", policies.list_versions, "The published versions of the policy", scope="policy:read", answer=wire.PolicyList, errors=(503,)),
         Route("POST", "/v1/policies", policies.publish_version, "Publish the next version of the policy", scope="policy:write", limit=POLICY_BYTES,
-              request=wire.PolicyRequest, answer=wire.PolicyAnswer, status=201, errors=(409, 503)),
+              request=wire.PolicyRequest, answer=wire.PolicyAnswer, status=201, errors=(409, 503), headers=ONCE),
         Route("GET", "/v1/policies/{version}", policies.show_version, "One published version", scope="policy:read", answer=wire.PolicyAnswer, errors=(404, 503)),
+        Route("POST", "/v1/policies/{version}/activate", policies.activate_version, "Put a published version in force", scope="policy:write", limit=1024,
+              request=wire.ActivationRequest, answer=wire.PolicyAnswer, status=201, errors=(404, 409, 503), headers=ONCE),
         Route("GET", "/v1/ledger/checkpoint", ledger.show_checkpoint, "The newest signed tree head", scope="ledger:read", media=(ledger.TEXT,), errors=(503,)),
         Route("GET", "/v1/ledger/entries/{key}", ledger.show_entry, "An entry by index or id", scope="ledger:read", answer=wire.LedgerEntry, errors=(404, 503)),
         Route("GET", "/v1/ledger/entries/{key}/proof", ledger.show_proof, "The proof that an entry is in the signed tree", scope="ledger:read",

@@ -380,9 +380,16 @@ class OfferAnswer(Answer, frozen=True):
 
 
 class PolicyRequest(Request, frozen=True):
-    """The document as YAML text."""
+    """The document as YAML text, and from when on it is in force; absent: at once."""
 
     document: Annotated[str, Meta(min_length=1, max_length=262_144)]
+    activate_at: Instant | None = None
+
+
+class ActivationRequest(Request, frozen=True):
+    """From when on the version is in force; absent: at once."""
+
+    at: Instant | None = None
 
 
 class PolicyFinding(Answer, frozen=True):
@@ -392,11 +399,22 @@ class PolicyFinding(Answer, frozen=True):
     message: str
 
 
+class PolicyActivation(Answer, frozen=True):
+    """The version is in force from an instant on, until the next activation of any version; of the same instant the larger number counts."""
+
+    number: int
+    active_from: str
+    recorded_at: str
+    entry: str
+
+
 class PolicyAnswer(Answer, frozen=True):
     version: int
     hash: str
     entry: str
     published_at: str
+    in_force: bool
+    activations: tuple[PolicyActivation, ...]
     revision: str | UnsetType = UNSET
     warnings: tuple[PolicyFinding, ...] | UnsetType = UNSET
     document: dict[str, Any] | UnsetType = UNSET

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import assert_never
 from uuid import UUID
 
 import rich_click as click
 
 from volenti.cli.deployment import deployed, settings_of, where
+from volenti.cli.instants import instant_of
 from volenti.core.policy.finding import Finding
 from volenti.core.policy.lint import lint
 from volenti.core.policy.starter import starter_policy
 from volenti.errors import Conflict, Invalid, Unavailable
-from volenti.flows.publish_policy import Publication, Rejected, publish
+from volenti.flows.clock import rfc3339
+from volenti.flows.publish_policy import InForce, Publication, Rejected, TooLate, activate, publish
+from volenti.flows.record_consents import KeyMisused
 from volenti.flows.services import Services
 
 LONGEST = 1 << 20
@@ -52,27 +56,69 @@ def lint_file(file: Path) -> int:
     return 0 if linted.policy is not None else 1
 
 
+_workspace = click.option("--workspace", required=True, help="The workspace's name.")
+
+
 @policy.command("publish")
 @_file
-@click.option("--workspace", required=True, help="The workspace's name.")
+@_workspace
+@click.option("--activate-at", metavar="T", help="From when on it is in force (RFC 3339); default: at once.")
 @where
-def publish_file(file: Path, workspace: str, data_dir: str | None, database_url: str | None) -> int:
-    """Publish a policy file as the workspace's next version; the next check decides by it. Exit 1 if it has errors."""
+def publish_file(
+    file: Path, workspace: str, activate_at: str | None, data_dir: str | None, database_url: str | None
+) -> int:
+    """Publish a policy file as the workspace's next version; from then on checks decide by it. Exit 1 if it has errors."""
+    at = None if activate_at is None else instant_of(activate_at, "--activate-at")
     text = _read(file)
 
     async def work(services: Services, workspace_id: UUID) -> Publication:
-        return await publish(services, workspace_id, text)
+        return await publish(services, workspace_id, text, activate_at=at)
 
     with deployed(settings_of(data_dir, database_url)) as deployment:
         publication = deployment.change(workspace, work)
-    if isinstance(publication, Rejected):
-        _show(file, publication.findings)
-        return 1
-    _show(file, publication.warnings)
-    if publication.repeated:
-        click.echo("the document is in force already; nothing was published", err=True)
-    click.echo(f"version {publication.version}  sha256:{publication.hash.hex()}  entry {publication.entry}")
-    return 0
+    return _said(publication, file)
+
+
+@policy.command("activate")
+@click.argument("version", type=click.IntRange(1, 99_999_999))
+@_workspace
+@click.option("--at", metavar="T", help="From when on it is in force (RFC 3339); default: at once.")
+@where
+def activate_version(
+    version: int, workspace: str, at: str | None, data_dir: str | None, database_url: str | None
+) -> int:
+    """Put a published version in force: back to an older one, or one that waits for its day ahead of it."""
+    asked = None if at is None else instant_of(at, "--at")
+
+    async def work(services: Services, workspace_id: UUID) -> Publication:
+        return await activate(services, workspace_id, version, at=asked)
+
+    with deployed(settings_of(data_dir, database_url)) as deployment:
+        return _said(deployment.change(workspace, work))
+
+
+def _said(publication: Publication, file: Path | None = None) -> int:
+    match publication:
+        case InForce():
+            if file is not None:
+                _show(file, publication.warnings)
+            if publication.repeated:
+                click.echo("it is in force then already; nothing was recorded", err=True)
+            click.echo(
+                f"version {publication.version}  sha256:{publication.hash.hex()}  entry {publication.entry}"
+                f"  in force from {rfc3339(publication.active_from)}"
+            )
+            return 0
+        case Rejected():
+            if file is not None:
+                _show(file, publication.findings)
+        case TooLate():
+            click.echo("the instant has passed; nothing was recorded", err=True)
+        case KeyMisused():
+            pass  # a command sends no key
+        case _:
+            assert_never(publication)
+    return 1
 
 
 def _read(file: Path) -> str:

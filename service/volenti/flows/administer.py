@@ -12,14 +12,17 @@ from uuid import UUID
 import msgspec
 
 from volenti.core.entry import Leaf, commitment, encode
+from volenti.core.ledger.merkle import leaf_hash
 from volenti.errors import Conflict, Unavailable
 from volenti.flows.clock import instant
+from volenti.flows.record_consents import KeyMisused, RecordedEntry, Retry, answer_to_store, stored_entries
 from volenti.flows.seal_entries import SALT_BYTES
 from volenti.flows.services import Services
-from volenti.keys.blind import workspace_entry_mac
-from volenti.store import ledger
+from volenti.keys.blind import fingerprint_mac, idempotency_mac, workspace_entry_mac
+from volenti.keys.sealer import NONCE_BYTES, answer_context, open_sealed, seal
+from volenti.store import idempotency, ledger
 from volenti.store.database import Connection, translated
-from volenti.store.ledger import Item, PendingEntry
+from volenti.store.ledger import IdempotencyRow, Item, PendingEntry
 
 MAC = "entry_mac"
 _canonical = msgspec.json.Encoder(order="sorted")
@@ -46,10 +49,12 @@ class Change:
         log_id: int,
         purposes: tuple[str, ...] = (),
         content_hash: bytes | None = None,
+        retry: Retry | None = None,
     ) -> None:
         """Append the entry of this change. Its payload is not sealed: it names operators and credentials by opaque ids only.
 
         It bears a MAC under the workspace's key, so that no entry of the workspace can be made without the key file.
+        With `retry` the entry is found again by `repeated`.
 
         Raises Conflict if the entry cannot be appended; the transaction is rolled back.
         """
@@ -59,12 +64,42 @@ class Change:
         salt = self.services.entropy(SALT_BYTES)
         leaf = encode(Leaf(str(entry_id), self.now, kind, purposes, content_hash, None, commitment(salt, body)))
         entry = PendingEntry(entry_id, instant(self.now), leaf, None, salt + body)
-        (result,) = await ledger.append(self.connection, self.workspace_id, log_id, [Item((entry,))])
+        once = (
+            None
+            if retry is None
+            else self._once(retry, RecordedEntry(str(entry_id), kind, leaf_hash(leaf).hex(), True, None))
+        )
+        (result,) = await ledger.append(self.connection, self.workspace_id, log_id, [Item((entry,), idempotency=once)])
         if result.verdict == "clock":
             raise Unavailable("the clocks of service and database are more than 30 s apart; set them right")
         if result.verdict != "appended" or result.first_index is None:
             raise Conflict(f"the change was not recorded: {result.verdict}")
         self.first_index, self.tree_size = result.first_index, result.tree_size
+
+    async def repeated(self, retry: Retry) -> tuple[UUID, int] | KeyMisused | None:
+        """The entry of the first request that came with this key, and its index; None if this is the first."""
+        mac, fingerprint = self._macs(retry)
+        stored = await idempotency.find(self.connection, self.workspace_id, retry.credential_id, mac)
+        if stored is None:
+            return None
+        if stored.fingerprint != fingerprint:
+            return KeyMisused()
+        context = answer_context(self.workspace_id.bytes, retry.credential_id.bytes, mac, fingerprint)
+        (entry,) = stored_entries(open_sealed(self.key, stored.answer, context))
+        return UUID(entry), stored.first_index
+
+    def _once(self, retry: Retry, entry: RecordedEntry) -> IdempotencyRow:
+        mac, fingerprint = self._macs(retry)
+        context = answer_context(self.workspace_id.bytes, retry.credential_id.bytes, mac, fingerprint)
+        sealed = seal(self.key, self.services.entropy(NONCE_BYTES), answer_to_store(entry), context)
+        return IdempotencyRow(retry.credential_id, mac, fingerprint, sealed)
+
+    def _macs(self, retry: Retry) -> tuple[bytes, bytes]:
+        pepper, workspace = self.services.keyring.pepper, self.workspace_id.bytes
+        return (
+            idempotency_mac(pepper, workspace, retry.credential_id.bytes, retry.key),
+            fingerprint_mac(pepper, workspace, retry.request, retry.body),
+        )
 
 
 def opened_payload(

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from volenti.core.data_subject import EMPTY, Identifier
-from volenti.core.decision import SOUND, Decision, Question, Situation, evaluate
+from volenti.core.decision import Decision, Question, Situation, evaluate
 from volenti.core.policy.compile import CompiledPolicy
 from volenti.core.policy.document import Action
 from volenti.errors import Invalid, LedgerDamaged, NotFound, Unavailable
@@ -59,7 +59,8 @@ async def check(
     begun = boot_seconds()
     try:
         async with asyncio.timeout(deadline_ms / 1000):
-            found, policy = await _read(services, workspace_id, who)
+            found = await find(services, workspace_id, (who,))
+            policy = await services.policy(workspace_id, found.ground)
     except TimeoutError:
         return unread(services, Situation(late=True))
     except (Unavailable, NotFound, LedgerDamaged):
@@ -82,12 +83,6 @@ async def check(
     )
 
 
-async def _read(services: Services, workspace_id: UUID, who: Identifier) -> tuple[Found, CompiledPolicy | None]:
-    found = await find(services, workspace_id, (who,))
-    version = found.ground.policy_version
-    return found, None if version is None else await services.policy(workspace_id, version)
-
-
 def unread(services: Services, situation: Situation) -> Checked:
     """The answer where nothing could be read: a deny that says why, whatever was asked, for everybody."""
     now = services.clock()
@@ -102,6 +97,5 @@ def _situation(found: Found, consistency: Consistency, now: int) -> Situation:
         raise Invalid("the revision was not given out by this ledger")
     restoring = ground.log_state != "active"
     skewed = abs(milliseconds(ground.at) - now) > CLOCK_SKEW_MS
-    if not (behind or restoring or skewed):
-        return SOUND
-    return Situation(restoring=restoring, stale=behind, clock_skewed=skewed)
+    until = None if ground.policy_until is None else milliseconds(ground.policy_until)
+    return Situation(restoring=restoring, stale=behind, clock_skewed=skewed, policy_until=until)

@@ -10,7 +10,7 @@ from volenti.errors import Conflict, Invalid, NotFound
 from volenti.flows.administer import change
 from volenti.flows.publish_policy import insert
 from volenti.flows.services import Services
-from volenti.store import ledger, workspaces
+from volenti.store import ledger, policies, workspaces
 from volenti.store.database import Turn, take_turn
 from volenti.store.workspaces import Workspace
 
@@ -48,7 +48,8 @@ async def create(services: Services, name: str, *, controller: str | None = None
             entry_id=services.new_id(),
             log_id=log_id,
         )
-        await insert(transaction, linted.policy, text, number=1)
+        now = await policies.now(connection)
+        await insert(transaction, linted.policy, text, number=1, active_from=now)
     return workspace_id
 
 

@@ -40,9 +40,9 @@ async def issue(
 ) -> OfferIssued | OfferRejected:
     """Offer purposes, each with whether its toggle is on by default (then a grant by it is no consent)."""
     ground = (await find(services, workspace_id, ())).ground
-    if ground.policy_version is None:
+    policy = await services.policy(workspace_id, ground)
+    if policy is None:
         raise Unavailable("the workspace has no policy; publish one")
-    policy = await services.policy(workspace_id, ground.policy_version)
     if language not in policy.document.languages:
         return OfferRejected("/language", "the policy has no texts in this language")
     shown: dict[str, list[str]] = {}

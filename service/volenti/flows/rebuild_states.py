@@ -17,9 +17,10 @@ from volenti.core.data_subject import EMPTY, DataSubjectState, decode_state, evo
 from volenti.core.entry import Leaf, commitment, decode
 from volenti.errors import Invalid, LedgerDamaged, NotFound
 from volenti.flows.administer import opened_payload
-from volenti.flows.clock import StandingClock, milliseconds
+from volenti.flows.clock import StandingClock, milliseconds, rfc3339
 from volenti.flows.find_data_subject import index_of
 from volenti.flows.manage_credentials import issued_payload
+from volenti.flows.publish_policy import ACTIVATED, PUBLISHED
 from volenti.flows.record_consents import stored_entries
 from volenti.flows.seal_entries import SALT_BYTES, open_entry
 from volenti.flows.services import Services
@@ -271,14 +272,26 @@ class _Rebuild:
             if row.entry_count != len(ids) or stand != named:
                 self.found(where, "its entries do not stand at the index that it names")
 
-    async def _sources(self, connection: Connection) -> None:
-        """Every policy's source text is the one that was published; the document itself is the verification's to check."""
-        published = {
-            payload["version"]: payload["source"] for kind, _, payload in self.changes if kind == "policy.published"
-        }
+    async def _policies(self, connection: Connection) -> None:
+        """Every policy's source text is the one that was published, and it is in force when its entries say; the rest the verification checks."""
+        published = {payload["version"]: payload["source"] for kind, _, payload in self.changes if kind == PUBLISHED}
         for version in await policies.versions(connection, self.workspace_id):
             if published.get(version.version) != hashlib.sha256(version.source.encode()).hexdigest():
                 self.found(f"policy version {version.version}", "the source text is not the one that was published")
+        decreed = [
+            (payload["version"], payload.get("active_from", rfc3339(at)))  # none before activations were: at once
+            for kind, at, payload in self.changes
+            if kind in (PUBLISHED, ACTIVATED)
+        ]
+        stored = {
+            activation.number: (activation.version, rfc3339(milliseconds(activation.active_from)))
+            for activation in await policies.activations(connection, self.workspace_id)
+        }
+        for number in sorted(stored.keys() | set(range(1, len(decreed) + 1))):
+            if not 1 <= number <= len(decreed) or stored.get(number) != decreed[number - 1]:
+                self.found(
+                    f"policy activation {number}", "the version, or from when on it is in force, is not as recorded"
+                )
 
     async def _workspace_and_credentials(self, connection: Connection) -> None:
         stored = await workspaces.by_id(connection, self.workspace_id)
@@ -287,7 +300,7 @@ class _Rebuild:
             self.found(f"workspace {stored.name}", "the name is not the one that it was created with")
         if await workspaces.has_settings(connection, self.workspace_id):
             self.found(f"workspace {stored.name}", "settings that no entry made")
-        await self._sources(connection)
+        await self._policies(connection)
         issued = {payload["credential"]: payload for kind, _, payload in self.changes if kind == "credential.issued"}
         revoked = {payload["credential"]: at for kind, at, payload in self.changes if kind == "credential.revoked"}
         for credential, mac in await credentials.of_workspace(connection, self.workspace_id):

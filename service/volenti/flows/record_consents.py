@@ -227,9 +227,9 @@ async def _decide(
 ) -> _Decided | Refusal | IdentifierTaken:
     now = services.clock()
     found = await find(services, workspace_id, who)
-    if found.ground.policy_version is None:
+    policy = await services.policy(workspace_id, found.ground)
+    if policy is None:
         raise Unavailable("the workspace has no policy; publish one")
-    policy = await services.policy(workspace_id, found.ground.policy_version)
     chosen = _choose(found, who, command)
     if isinstance(chosen, IdentifierTaken):
         return chosen
@@ -438,6 +438,11 @@ async def _opened(
         open_sealed(key, sealed, answer_context(workspace_id.bytes, credential_id.bytes, mac, fingerprint))
     )
     return Recorded(answer.data_subject, answer.entries, first_index, epoch, replayed=True)
+
+
+def answer_to_store(entry: RecordedEntry) -> bytes:
+    """What is stored, sealed, as the answer to a request that recorded an entry of the workspace's own."""
+    return msgspec.msgpack.encode(_Answer(None, (entry,)))
 
 
 def stored_entries(plain: bytes) -> list[str]:

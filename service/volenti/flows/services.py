@@ -7,7 +7,9 @@ from uuid import UUID
 
 from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy, compile_policy
-from volenti.flows.clock import Clock, Entropy, uuid7
+from volenti.core.policy.notice import stood_on
+from volenti.flows.clock import Clock, Entropy, instant, milliseconds, uuid7
+from volenti.flows.compiled_policies import CompiledPolicies, Key
 from volenti.keys.keyring import Keyring
 from volenti.keys.sealer import Sealer
 from volenti.keys.signer import Signer
@@ -15,6 +17,7 @@ from volenti.settings import Settings
 from volenti.store import policies, workspaces
 from volenti.store.anchor import AnchorStore
 from volenti.store.appender import Appender
+from volenti.store.data_subjects import Ground
 from volenti.store.database import Connection, Database
 from volenti.store.journal import Journal
 from volenti.store.state_reader import StateReader
@@ -35,7 +38,7 @@ class Services:
     anchor: AnchorStore | None = None
     journal: Journal | None = None
     _workspace_keys: dict[UUID, bytes] = field(default_factory=dict, repr=False)
-    _policies: dict[tuple[UUID, int], CompiledPolicy] = field(default_factory=dict, repr=False)
+    _policies: CompiledPolicies = field(default_factory=CompiledPolicies, repr=False)
 
     reader: StateReader = field(init=False, repr=False)
 
@@ -56,17 +59,39 @@ class Services:
             )
         return self._workspace_keys[workspace_id]
 
-    async def policy(self, workspace_id: UUID, version: int) -> CompiledPolicy:
-        """A published policy, compiled. Versions never change, so a compiled one stays right for ever."""
-        if (workspace_id, version) not in self._policies:
-            async with self.database.workspace("volenti_app", workspace_id) as connection:
-                self._policies[workspace_id, version] = await compiled(connection, workspace_id, version)
-        return self._policies[workspace_id, version]
+    async def policy(self, workspace_id: UUID, ground: Ground) -> CompiledPolicy | None:
+        """The policy that was in force when the ground was read, compiled; None if none was."""
+        if ground.policy_version is None or ground.policy_activation is None:
+            return None
+        key = Key(workspace_id, ground.policy_version, ground.policy_activation)
+        return await self._compiled(key, milliseconds(ground.at))
+
+    async def policy_in_force(
+        self, workspace_id: UUID, at_ms: int, known_at_ms: int
+    ) -> tuple[int, CompiledPolicy] | None:
+        """The version in force at an instant by what was recorded until another, and its compiled form; None if none was.
+
+        Later than the present it is what the schedule says; `known_at_ms` before it answers as was answered then.
+        """
+        async with self.database.workspace("volenti_app", workspace_id) as connection:
+            found = await policies.in_force(connection, workspace_id, instant(at_ms), instant(known_at_ms))
+        if found is None:
+            return None
+        key = Key(workspace_id, found.activation.version, found.activation.number, found.known)
+        return key.version, await self._compiled(key, at_ms)
+
+    async def _compiled(self, key: Key, at_ms: int) -> CompiledPolicy:
+        policy = self._policies.find(key, at_ms)
+        if policy is None:
+            async with self.database.workspace("volenti_app", key.workspace_id) as connection:
+                policy = await compiled(connection, key)
+            self._policies.keep(key, at_ms, policy)
+        return policy
 
 
-async def compiled(connection: Connection, workspace_id: UUID, version: int) -> CompiledPolicy:
-    """Read and compile one published policy with the notices published up to then."""
-    stored = await policies.version(connection, workspace_id, version)
-    return compile_policy(
-        parse_document(stored.document), await policies.notices(connection, workspace_id, up_to=version)
-    )
+async def compiled(connection: Connection, key: Key) -> CompiledPolicy:
+    """Read and compile one published policy, with the notices that it stands on."""
+    stored = await policies.version(connection, key.workspace_id, key.version)
+    policy = parse_document(stored.document)
+    published = await policies.notices(connection, key.workspace_id, up_to=key.version, known=key.known)
+    return compile_policy(policy, stood_on(policy.notices, published))

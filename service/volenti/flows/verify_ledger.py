@@ -17,6 +17,7 @@ from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.notice import PublishedNotice, newly_published
 from volenti.errors import Invalid, VerificationError
 from volenti.flows.clock import milliseconds
+from volenti.flows.publish_policy import ACTIVATED, PUBLISHED
 from volenti.flows.services import Services
 from volenti.store import ledger, policies
 from volenti.store.database import Connection, translated
@@ -31,8 +32,8 @@ async def verify(
 ) -> list[Report]:
     """Verify every log (of some workspaces) in one snapshot each; a report a log, with every problem that was found.
 
-    Compares leaves, hashes, ids, tiles, head, checkpoints and signatures, and the published policies with the entries
-    that name them. What is sealed is the rebuild's to open.
+    Compares leaves, hashes, ids, tiles, head, checkpoints and signatures, and the policies and their activations with
+    the entries that name them. What is in payloads is the rebuild's to open: also from when on a version is in force.
     """
     async with services.database.connection("volenti_audit") as connection:
         with translated("reading the heads"):
@@ -40,10 +41,10 @@ async def verify(
     reports = []
     for workspace_id, logs in groupby(heads, key=lambda head: head.workspace_id):  # the oldest log first
         if workspaces is None or workspace_id in workspaces:
-            published: list[tuple[str, Leaf]] = []
+            decreed: list[tuple[str, Leaf]] = []
             *sealed, newest = logs
-            reports += [await _verify_log(services, head, published, progress, newest=False) for head in sealed]
-            reports.append(await _verify_log(services, newest, published, progress, newest=True))
+            reports += [await _verify_log(services, head, decreed, progress, newest=False) for head in sealed]
+            reports.append(await _verify_log(services, newest, decreed, progress, newest=True))
     for workspace_id in set(workspaces or ()) - {head.workspace_id for head in heads}:
         lost = Finding("log", f"workspace {workspace_id} has no log, or its log has no head")
         reports.append(Report(f"workspace {workspace_id}", TreeSize(0), EMPTY_ROOT, (lost,), TreeSize(0)))
@@ -51,9 +52,9 @@ async def verify(
 
 
 async def _verify_log(
-    services: Services, head: Head, published: list[tuple[str, Leaf]], progress: Progress, *, newest: bool
+    services: Services, head: Head, decreed: list[tuple[str, Leaf]], progress: Progress, *, newest: bool
 ) -> Report:
-    """Verify one log. `published` collects the entries that published policies, over all logs of the workspace."""
+    """Verify one log. `decreed` collects the entries that published or activated policies, over all logs of the workspace."""
     key = note.parse_vkey(services.signer.vkey(head.origin))
     anchored = None if services.anchor is None else await services.anchor.read(head.origin)
     async with services.database.workspace("volenti_audit", head.workspace_id, snapshot=True) as connection:
@@ -86,8 +87,8 @@ async def _verify_log(
                             "the id that it is stored under is not the id that it was signed with",
                         )
                     )
-                if leaf is not None and leaf.kind == "policy.published":
-                    published.append((str(entry.id), leaf))
+                if leaf is not None and leaf.kind in (PUBLISHED, ACTIVATED):
+                    decreed.append((str(entry.id), leaf))
                 if entry.index % 10_000 == 0:
                     progress(entry.index, head.size)
             progress(head.size, head.size)
@@ -101,7 +102,9 @@ async def _verify_log(
             for table, count in (await ledger.orphans(connection, head.workspace_id)).items():
                 check.findings.append(Finding(table, f"{count} rows are of a log that the workspace does not have"))
             if newest:
+                published = [(entry_id, leaf) for entry_id, leaf in decreed if leaf.kind == PUBLISHED]
                 check.findings += [finding async for finding in _policies(connection, head.workspace_id, published)]
+                check.findings += [finding async for finding in _activations(connection, head.workspace_id, decreed)]
     return check.report()
 
 
@@ -184,6 +187,25 @@ async def _policies(
             yield Finding(where, "it was published and its row is missing")
         elif stored[name, number] != expected[name, number]:
             yield Finding(where, "the row is not what was published")
+
+
+async def _activations(
+    connection: Connection, workspace_id: UUID, decreed: list[tuple[str, Leaf]]
+) -> AsyncIterator[Finding]:
+    """Compare the stored activations with the entries that made them, in their order."""
+    hashes = {version.version: version.hash for version in await policies.versions(connection, workspace_id)}
+    stored = {activation.number: activation for activation in await policies.activations(connection, workspace_id)}
+    for number, (entry_id, leaf) in enumerate(decreed, 1):
+        where, row = f"policy activation {number}", stored.pop(number, None)
+        if row is None:
+            yield Finding(where, f"it was recorded by entry {entry_id} and is missing")
+            continue
+        if str(row.entry_id) != entry_id or milliseconds(row.recorded_at) != leaf.at_ms:
+            yield Finding(where, f"its entry or its time is not that of entry {entry_id}, which recorded it")
+        if hashes.get(row.version) != leaf.notice_hash:
+            yield Finding(where, f"it is not of the document that entry {entry_id} names")
+    for extra in stored:
+        yield Finding(f"policy activation {extra}", "no entry recorded it")
 
 
 def verify_folder(folder: Path, key: VerifierKey) -> Report:

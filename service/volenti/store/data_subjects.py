@@ -13,15 +13,20 @@ from volenti.store.database import Connection
 
 
 class Ground(msgspec.Struct, frozen=True):
-    """What an answer stands on: the log, its committed size, the epoch, the policy's version and the database's clock."""
+    """What an answer stands on: the log, its committed size, the epoch, the policy in force and the database's clock."""
 
     log_id: int
     log_state: str
     size: int
     epoch: int
     policy_version: int | None
+    """The version in force at `at`; None: none is."""
     at: datetime
     origin: str
+    policy_activation: int | None = None
+    """The activation by which it is."""
+    policy_until: datetime | None = None
+    """When the next activation comes; None: none is scheduled."""
 
 
 class StoredState(msgspec.Struct, frozen=True):
@@ -56,7 +61,7 @@ async def find(
     if not rows:
         raise NotFound("the workspace has no ledger")
     found = {row[7]: StoredState(row[8], row[9], row[10], row[11], row[12]) for row in rows if row[8] is not None}
-    return Ground(*rows[0][:7]), found
+    return Ground(*rows[0][:7], *rows[0][13:]), found
 
 
 async def by_holder(connection: Connection, workspace_id: UUID, holder: UUID) -> StoredState:

@@ -1,4 +1,4 @@
-"""Published policies and notices: versioned and immutable."""
+"""Published policies and notices, and when they are in force: versioned and immutable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,25 @@ class PolicyVersion(msgspec.Struct, frozen=True):
     entry_id: UUID
 
 
+class Activation(msgspec.Struct, frozen=True):
+    """A version is in force from an instant on, until the next activation. Of the same instant the larger number counts."""
+
+    number: int
+    version: int
+    active_from: datetime
+    recorded_at: datetime
+    entry_id: UUID
+
+
+class InForce(msgspec.Struct, frozen=True):
+    """The activation that decides at an instant, and how many activations were known."""
+
+    activation: Activation
+    known: int
+
+
 _COLUMNS = "version, hash, document, source, published_at, entry_id"
+_ACTIVATION = "number, version, active_from, recorded_at, entry_id"
 
 
 async def version(connection: Connection, workspace_id: UUID, number: int) -> PolicyVersion:
@@ -44,11 +62,88 @@ async def versions(connection: Connection, workspace_id: UUID) -> list[PolicyVer
     return [PolicyVersion(*row) for row in rows]
 
 
-async def notices(connection: Connection, workspace_id: UUID, *, up_to: int) -> list[PublishedNotice]:
-    """The notice versions that were published with policy version `up_to` or before."""
+async def newest(connection: Connection, workspace_id: UUID) -> int:
+    """The number of the version that was published last; 0 if there is none."""
+    return int(
+        await connection.fetchval(
+            "SELECT coalesce(max(version), 0) FROM policy_version WHERE workspace_id = $1", workspace_id
+        )
+    )
+
+
+async def activations(connection: Connection, workspace_id: UUID) -> list[Activation]:
+    """Every activation, in the order in which they were recorded."""
     rows = await connection.fetch(
-        "SELECT notice, version, change, hash, published_at FROM notice_version WHERE workspace_id = $1 AND policy_version <= $2 ORDER BY notice, version",
-        workspace_id, up_to,
+        f"SELECT {_ACTIVATION} FROM policy_activation WHERE workspace_id = $1 ORDER BY number", workspace_id
+    )
+    return [Activation(*row) for row in rows]
+
+
+async def activation_of(connection: Connection, workspace_id: UUID, entry_id: UUID) -> Activation:
+    """The activation that an entry recorded. Raises NotFound."""
+    row = await connection.fetchrow(
+        f"SELECT {_ACTIVATION} FROM policy_activation WHERE workspace_id = $1 AND entry_id = $2", workspace_id, entry_id
+    )
+    if row is None:
+        raise NotFound("no activation of the policy has this entry")
+    return Activation(*row)
+
+
+async def in_force(
+    connection: Connection, workspace_id: UUID, at: datetime, known_at: datetime | None = None
+) -> InForce | None:
+    """What decides at an instant, by the activations recorded until `known_at` (None: all); None: nothing does.
+
+    Relies on the index `policy_activation_in_force`. `find_states` gives the same for the present.
+    """
+    row = await connection.fetchrow(
+        f"SELECT k.known, {_ACTIVATION} FROM (SELECT max(b.number) AS known FROM policy_activation b"
+        " WHERE b.workspace_id = $1 AND ($3::timestamptz IS NULL OR b.recorded_at <= $3)) k"
+        " CROSS JOIN LATERAL (SELECT * FROM policy_activation a WHERE a.workspace_id = $1 AND a.active_from <= $2"
+        " AND a.number <= k.known ORDER BY a.active_from DESC, a.number DESC LIMIT 1) f",
+        workspace_id, at, known_at,
+    )  # fmt: skip
+    return None if row is None else InForce(Activation(*row[1:]), row[0])
+
+
+async def now(connection: Connection) -> datetime:
+    """The database's clock in whole milliseconds: the only one that says what is in force, so that replicas agree."""
+    at: datetime = await connection.fetchval("SELECT date_trunc('milliseconds', volenti.now())")
+    return at
+
+
+# Of two activations of the same instant the first one never came into force.
+_BEGAN = (
+    "SELECT DISTINCT ON (a.active_from) a.version, a.active_from FROM policy_activation a"
+    " WHERE a.workspace_id = $1 AND a.number <= coalesce($2, a.number) ORDER BY a.active_from, a.number DESC"
+)
+
+
+async def came_into_force(connection: Connection, workspace_id: UUID, by: datetime) -> list[PolicyVersion]:
+    """Every version that is or was in force at some time until `by`, or will be if nothing else is decided."""
+    rows = await connection.fetch(
+        f"SELECT {_COLUMNS} FROM policy_version WHERE workspace_id = $1 AND version IN"
+        f" (SELECT version FROM ({_BEGAN}) b WHERE b.active_from <= $3) ORDER BY version",
+        workspace_id, None, by,
+    )  # fmt: skip
+    return [PolicyVersion(*row) for row in rows]
+
+
+async def notices(
+    connection: Connection, workspace_id: UUID, *, up_to: int, known: int | None = None
+) -> list[PublishedNotice]:
+    """The notice versions that were published with policy version `up_to` or before.
+
+    `published_at` is when the first policy that holds it came into force, by the first `known` activations (None: all):
+    before that nobody can have been shown it. None: it never did, and is not scheduled to.
+    """
+    rows = await connection.fetch(
+        f"WITH shown AS MATERIALIZED (SELECT b.active_from, convert_from(p.document, 'UTF8')::jsonb -> 'notices' AS notices"
+        f" FROM ({_BEGAN}) b JOIN policy_version p ON p.workspace_id = $1 AND p.version = b.version)"
+        " SELECT n.notice, n.version, n.change, n.hash, (SELECT min(s.active_from) FROM shown s"
+        " WHERE s.notices -> n.notice ->> 'version' = n.version::text) AS published_at"
+        " FROM notice_version n WHERE n.workspace_id = $1 AND n.policy_version <= $3 ORDER BY n.notice, n.version",
+        workspace_id, known, up_to,
     )  # fmt: skip
     return [msgspec.convert(dict(row), PublishedNotice) for row in rows]
 
@@ -96,3 +191,21 @@ async def publish(
             for notice in new_notices
         ],
     )
+
+
+async def activate(
+    connection: Connection,
+    workspace_id: UUID,
+    version: int,
+    *,
+    active_from: datetime,
+    recorded_at: datetime,
+    entry_id: UUID,
+) -> Activation:
+    """Insert an activation under the next number. The caller has the turn to publish."""
+    row = await connection.fetchrow(
+        f"INSERT INTO policy_activation SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5 FROM policy_activation"
+        f" WHERE workspace_id = $1 RETURNING {_ACTIVATION}",
+        workspace_id, version, active_from, recorded_at, entry_id,
+    )  # fmt: skip
+    return Activation(*row)
