@@ -31,7 +31,7 @@ from volenti.flows import sign_checkpoint
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import issue, revoke
 from volenti.flows.open_services import opened
-from volenti.flows.publish_policy import Published, publish
+from volenti.flows.publish_policy import InForce, activate, publish
 from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Retry, record
 from volenti.flows.services import Services
@@ -90,6 +90,7 @@ NAMES: dict[str, Callable[[Row], Sequence[str]]] = {
     "data_subject_state": lambda row: [f"data subject {row['holder']}"],
     "idempotency": lambda row: [f"idempotency row {row['key'].hex()[:14]}"],
     "policy_version": lambda row: [f"policy version {row['version']}"],
+    "policy_activation": lambda row: [f"policy activation {row['number']}:"],
     "notice_version": lambda row: [f"notice {row['notice']}@{row['version']}"],
     "credential": lambda row: [f"credential {row['credential_id']}"],
     "deployment": lambda row: ["deployment:", "another key file"],
@@ -125,7 +126,7 @@ async def _execute(url: str, statement: str) -> None:
 
 
 async def _scene(server: Embedded, name: str) -> Scene:
-    """Two people with more entries than a tile holds, a stored answer, credentials, two policies; all of it signed."""
+    """Two people with more entries than a tile holds, a stored answer, credentials, two policies, the second one put off; all of it signed."""
     await schema.bootstrap(server.url("volenti", name))
     await schema.migrate(server.url("volenti_migrate", name), report=lambda line: None)
     async with opened(_settings(server), lambda role: server.url(role, name)) as services:
@@ -144,7 +145,9 @@ async def _scene(server: Embedded, name: str) -> Scene:
         text = (
             starter_policy("acme").replace("version: 1", "version: 2", 1).replace("write to me about news", "send me")
         )
-        assert isinstance(await publish(services, workspace, text), Published)
+        assert isinstance(await publish(services, workspace, text), InForce)
+        assert isinstance(await activate(services, workspace, 1), InForce)
+        assert isinstance(await activate(services, workspace, 2, at=services.clock() + 86_400_000), InForce)
         await _record(services, workspace, "anna", choices=1)
         await sign_checkpoint.sign(services, workspace)
     await _execute(server.url("volenti", name), _DISARM)
@@ -384,6 +387,13 @@ INSERTIONS = {
         "SELECT workspace_id, 3, hash, document, source, published_at, entry_id FROM policy_version WHERE version = 1",
         "policy version 3: no entry published it",
     ),
+    "policy_activation": (
+        (
+            "SELECT workspace_id, number + 1, version, active_from, recorded_at, entry_id FROM policy_activation"
+            " ORDER BY number DESC LIMIT 1"
+        ),
+        "policy activation 5: no entry recorded it",
+    ),
     "notice_version": (
         (
             "SELECT workspace_id, notice, 9, change, hash, 1, published_at FROM notice_version WHERE notice = 'newsletter'"
@@ -485,6 +495,18 @@ async def test_another_policy_under_its_own_hash_is_not_the_published_one(
         said = await told(services, scene.workspace, names=["policy version 2"])
 
     assert [line for line in said if line.startswith("policy version 1: the document is not the one that entry")]
+
+
+async def test_a_version_put_in_force_under_another_ones_entry_is_named(
+    services: Services, superuser: Any, scene: Scene
+) -> None:
+    """Versions exchanged between two activations: each row names an entry that is there, of its own time."""
+    async with put_back(superuser, "policy_activation"):
+        await superuser.execute("UPDATE policy_activation SET version = 3 - version WHERE number IN (2, 3)")
+        said = await told(services, scene.workspace)
+
+    for number in (2, 3):
+        assert [line for line in said if line.startswith(f"policy activation {number}: it is not of the document")]
 
 
 # --- attacks that keep the tree in order: only a signature tells

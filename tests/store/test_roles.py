@@ -30,7 +30,7 @@ SEALED = (
     "data_subject", "data_subject_identifier", "data_subject_state", "data_subject_entry", "entry_payload",
     "suppression", "idempotency",
 )  # fmt: skip
-PUBLISHED = ("policy_version", "notice_version", "credential")
+PUBLISHED = ("policy_version", "policy_activation", "notice_version", "credential")
 EVERY = (*LEDGER, "ledger_change", *SEALED, *PUBLISHED, "workspace", "deployment", "schema_migration")
 
 MAY: dict[str, dict[str, tuple[str, ...]]] = {
@@ -192,6 +192,7 @@ FORBIDDEN = (
     "INSERT INTO ledger_change VALUES (gen_random_uuid(), 1, 1, NULL)",
     "UPDATE idempotency SET answer = ''",
     "UPDATE policy_version SET source = ''",
+    "UPDATE policy_activation SET version = 1",
     "UPDATE credential SET scopes = '{admin}'",
     "DELETE FROM credential",
     "UPDATE workspace SET wrapped_key = ''",
@@ -373,9 +374,11 @@ async def test_heads_only_grow_and_logs_only_freeze_also_for_a_superuser(
         "UPDATE credential SET scopes = '{admin}'",
         "UPDATE credential SET expires_at = volenti.now()",
         "UPDATE policy_version SET source = ''",
+        "UPDATE policy_activation SET active_from = volenti.now()",
         "UPDATE notice_version SET change = 'minor'",
         "DELETE FROM credential",
         "DELETE FROM policy_version",
+        "DELETE FROM policy_activation",
         "DELETE FROM notice_version",
     ],
 )

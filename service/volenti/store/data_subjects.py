@@ -23,10 +23,10 @@ class Ground(msgspec.Struct, frozen=True):
     """The version in force at `at`; None: none is."""
     at: datetime
     origin: str
+    policy_activation: int | None = None
+    """The activation by which it is."""
     policy_until: datetime | None = None
     """When the next activation comes; None: none is scheduled."""
-    policy_activations: int | None = None
-    """How many activations were recorded so far."""
 
 
 class StoredState(msgspec.Struct, frozen=True):
