@@ -142,6 +142,23 @@ async def test_a_long_statement_of_one_transaction_may_take_long_and_the_next_on
         assert await connection.fetchval("SELECT current_setting('statement_timeout')") == "5s"
 
 
+async def test_a_transaction_that_gets_no_session_in_time_is_unavailable_and_the_next_one_works(
+    server: Embedded, workspace: UUID
+) -> None:
+    with pooled(server, sessions=1, more={"query_wait_timeout": "1"}) as pooler:
+        first, second = Database(pooler.url, pooler=True), Database(pooler.url, pooler=True)
+        try:
+            async with first.workspace("volenti_app", workspace):
+                with pytest.raises(Unavailable):
+                    async with second.workspace("volenti_app", workspace):
+                        raise AssertionError
+            async with second.workspace("volenti_app", workspace) as connection:
+                assert await connection.fetchval("SELECT count(*) FROM ledger_entry") > 0
+        finally:
+            await first.close()
+            await second.close()
+
+
 # --- what was not told of the pooler is refused before it does harm
 
 IGNORING = {"ignore_startup_parameters": "role, search_path"}
@@ -163,6 +180,14 @@ async def test_migrations_never_go_through_a_pooler(server: Embedded, superuser:
         with pytest.raises(Invalid, match="migrations need an address that goes past it"):
             await schema.migrate(pooler.url("volenti_migrate"), report=lambda line: None)
         assert await superuser.fetch("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = $1", schema._LOCK[0]) == []  # fmt: skip
+
+
+async def test_a_login_that_the_pooler_does_not_know_is_unavailable_and_says_where_to_look(
+    server: Embedded, pooler: Pooler
+) -> None:
+    with pytest.raises(Unavailable, match="a pooler in front of it refuses"):
+        async with opened(settings_on(server, database_pooler="none"), lambda role: pooler.url("volenti_service")):
+            raise AssertionError
 
 
 async def test_a_pooler_that_logs_in_as_somebody_else_is_refused(server: Embedded, pooler: Pooler) -> None:

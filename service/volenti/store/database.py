@@ -62,9 +62,12 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except LOST as error:
-        if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error):
-            raise Invalid(f"{doing}: {POOLER_UNTOLD}") from error
-        raise Unavailable(f"{doing}: the database cannot be reached ({type(error).__name__})") from error
+        what = "the database cannot be reached"
+        if isinstance(error, asyncpg.ProtocolViolationError):  # PgBouncer's word for whatever it refuses
+            if "startup parameter" in str(error):
+                raise Invalid(f"{doing}: {POOLER_UNTOLD}") from error
+            what += ", or a pooler in front of it refuses"
+        raise Unavailable(f"{doing}: {what} ({type(error).__name__})") from error
     except BUSY as error:
         raise Unavailable(f"{doing}: the database is busy ({type(error).__name__})") from error
     except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
