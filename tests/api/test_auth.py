@@ -369,7 +369,8 @@ async def test_a_choice_about_another_workspaces_person_does_not_reach_them(hous
     withdrawn = await house.ours.choose(person, "withdraw")
     assert withdrawn.status_code == 201
     assert (await house.theirs.get(f"/v1/data-subjects/{person}")).json()["consents"] == before
-    assert (await house.theirs.check(person))["decision"] == "permit"
+    decided = await house.theirs.check(person)
+    assert decided["decision"] == "permit", decided
 
 
 async def test_another_workspaces_offer_is_worth_what_a_forged_one_is(house: House) -> None:
