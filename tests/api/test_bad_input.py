@@ -19,15 +19,14 @@ import pytest_asyncio
 from msgspec import inspect
 
 from conftest import Api
+from deployments import services_on
 from volenti.api import wire
 from volenti.api.app import Application
 from volenti.api.endpoint import DEPTH, Route
 from volenti.api.routes import routes
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import SCOPES, issue
-from volenti.flows.open_services import opened
 from volenti.flows.services import Services
-from volenti.settings import Settings
 from volenti.store import ledger
 from volenti.store.embedded import Embedded
 from volenti.telemetry import configure
@@ -42,8 +41,7 @@ any_json_route = pytest.mark.parametrize("route", JSON_ROUTES, ids=lambda route:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def api(server: Embedded) -> AsyncIterator[Api]:
     """One running application for the whole table, with the route of the test clock in it."""
-    settings = Settings(data_dir=str(server.data_dir), log_level="error")
-    async with opened(settings, server.url) as services:
+    async with services_on(server) as services:
 
         @asynccontextmanager
         async def opening() -> AsyncIterator[Services]:
@@ -51,7 +49,7 @@ async def api(server: Embedded) -> AsyncIterator[Api]:
 
         workspace = await create(services, f"bad-input-{uuid4().hex[:12]}")
         issued = await issue(services, workspace, component="tests", scopes=SCOPES)
-        configure(settings.log_level)
+        configure(services.settings.log_level)
         app: Any = Application(opening, public_log=False, test_clock=True)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=True)
         async with app.started(), httpx.AsyncClient(transport=transport, base_url="http://volenti.test") as http:

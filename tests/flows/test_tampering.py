@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from deployments import services_on
 from volenti.core.admission import Choice, Command, Facts
 from volenti.core.audit.verify import Finding
 from volenti.core.data_subject import Identifier
@@ -30,13 +31,11 @@ from volenti.errors import Invalid
 from volenti.flows import sign_checkpoint
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import issue, revoke
-from volenti.flows.open_services import opened
 from volenti.flows.publish_policy import InForce, activate, publish
 from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Retry, record
 from volenti.flows.services import Services
 from volenti.flows.verify_ledger import verify
-from volenti.settings import Settings
 from volenti.store import schema
 from volenti.store.embedded import Embedded
 
@@ -98,6 +97,10 @@ NAMES: dict[str, Callable[[Row], Sequence[str]]] = {
 """What a finding must say for a row of a table: one of these."""
 
 
+UNANCHORED = {"anchor": "off", "journal": "off"}
+"""What is found here is found by the database's own rows and their signatures."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """A workspace in a database of its own, and what its rows were at an earlier moment."""
@@ -129,7 +132,7 @@ async def _scene(server: Embedded, name: str) -> Scene:
     """Two people with more entries than a tile holds, a stored answer, credentials, two policies, the second one put off; all of it signed."""
     await schema.bootstrap(server.url("volenti", name))
     await schema.migrate(server.url("volenti_migrate", name), report=lambda line: None)
-    async with opened(_settings(server), lambda role: server.url(role, name)) as services:
+    async with services_on(server, name, **UNANCHORED) as services:
         workspace = await create(services, "acme")
         first = await issue(services, workspace, component="shop", scopes=["check"], purposes=["newsletter"])
         await issue(services, workspace, component="crm", scopes=["check"], actions=["send"], expires_at=4102444800000)
@@ -169,11 +172,6 @@ END $$
 """
 
 
-def _settings(server: Embedded) -> Settings:
-    """Without an anchor: what is found here is found by the database's own rows and their signatures."""
-    return Settings(data_dir=str(server.data_dir), log_level="error", anchor="off", journal="off")
-
-
 async def _record(
     services: Services,
     workspace: UUID,
@@ -200,7 +198,7 @@ async def _state_of(server: Embedded, database: str) -> tuple[Any, ...]:
 
 @pytest.fixture
 async def services(server: Embedded, scene: Scene) -> AsyncIterator[Services]:
-    async with opened(_settings(server), lambda role: server.url(role, scene.database)) as services:
+    async with services_on(server, scene.database, **UNANCHORED) as services:
         yield services
 
 

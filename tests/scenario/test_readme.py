@@ -78,7 +78,11 @@ def demo() -> Iterator[Demo]:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed; the documented commands need it")
     programs = Path(sys.executable).parent
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VOLENTI_")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("VOLENTI_") or name == "VOLENTI_PG_BIN"  # which PostgreSQL it is stays
+    }
     environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
     with tempfile.TemporaryDirectory(prefix="volenti-readme-") as name:
         folder = Path(name)
