@@ -50,7 +50,7 @@ async def test_what_has_ended_or_was_withdrawn_is_not_renewed(api: Api) -> None:
 
 
 async def test_an_entry_that_is_declared_void_counts_as_never_made(api: Api) -> None:
-    operator = {"body_actor": {"type": "operator"}}
+    operator: dict[str, Any] = {"body_actor": {"type": "operator"}}
     granted = await entry_of(api, "cus_1", "grant")
     await entry_of(api, "cus_1", "invalidate", supersedes=granted, **operator)
     assert (await api.check("cus_1"))["reason"] == "consent.missing"

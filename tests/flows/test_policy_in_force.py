@@ -23,7 +23,7 @@ from volenti.core.policy.compile import CompiledPolicy
 from volenti.core.policy.document import Action, Channel
 from volenti.core.policy.starter import starter_policy
 from volenti.errors import NotFound
-from volenti.flows.check_policy import Checked, Consistency, check
+from volenti.flows.check_policy import Asked, Checked, check
 from volenti.flows.clock import StandingClock, instant
 from volenti.flows.create_workspace import create
 from volenti.flows.open_services import opened, stand_clock
@@ -74,7 +74,9 @@ class Replicas:
         """May this be sent to this person by e-mail?"""
         question = Question(action=Action.SEND, purpose=purpose, channel=Channel.EMAIL)
         who = Identifier("id", person)
-        return await check(services or self.one, self.workspace, who, question, Consistency())
+        (answered,) = await check(services or self.one, self.workspace, [Asked(who, question)])
+        assert isinstance(answered, Checked)
+        return answered
 
     async def versions(self) -> tuple[int, int]:
         """Which version decides on either replica."""
