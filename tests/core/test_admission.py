@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies import compiled, row
+from made_policies import compiled, row
 from volenti.core.admission import (
     AHEAD_MS,
     CONFLICTS,
