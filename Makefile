@@ -48,6 +48,9 @@ types: $(VENV)/.dev ## mypy, strict
 openapi: $(VENV)/.dev ## write openapi/openapi.json and openapi/policy.schema.json from the code
 	@$(BIN)/python -m volenti.api.openapi openapi
 
+docs: $(VENV)/.dev ## write docs/jurisdictions.md from the jurisdiction profiles
+	@$(BIN)/python -m volenti.flows.profiles docs/jurisdictions.md
+
 bench: $(VENV)/.dev ## the benchmarks, one JSON line each
 	@$(BIN)/python bench/append.py
 
@@ -57,4 +60,4 @@ lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--extra embedded --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
 
-.PHONY: help demo test test-core fault lint types openapi bench lock
+.PHONY: help demo test test-core fault lint types openapi docs bench lock

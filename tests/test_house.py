@@ -55,5 +55,6 @@ def test_a_wheel_made_from_the_source_distribution_holds_migrations_and_the_api_
         "migrations/bootstrap.sql",
         "migrations/MANIFEST.sha256",
         "openapi/openapi.json",
+        "jurisdictions/2026.11.yaml",
     ):
         assert f"volenti/_data/{expected}" in names

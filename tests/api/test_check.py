@@ -48,19 +48,13 @@ async def ask(api: Api, **members: Any) -> httpx.Response:
 
 NOT_IMPLEMENTED: list[tuple[dict[str, Any], str]] = [
     ({"message": {"expires_at": "2030-01-01T00:00:00Z"}}, "/message/expires_at"),
-    ({"data": {"categories": ["contact"]}}, "/data"),
-    ({"data": {"recipient": "acme"}}, "/data"),
-    ({"data": {"region": "US"}}, "/data"),
     ({"signals": {"gpc": True}}, "/signals"),
     ({"signals": {"tcf": ""}}, "/signals"),
     ({"signals": {"gpp": "DBAA"}}, "/signals"),
     ({"reserve": {"mode": "peek"}}, "/reserve"),
     ({"reserve": {"mode": "hold", "key": "k"}}, "/reserve"),
     ({"reserve": {"mode": "consume", "ttl_seconds": 60}}, "/reserve"),
-    ({"at": "2030-01-01T00:00:00Z"}, "/at"),
-    ({"as_of": "2020-01-01T00:00:00Z"}, "/as_of"),
-    ({"detail": "explain"}, "/detail"),
-    *(({"include": ["evidence", part]}, "/include/1") for part in ("alternatives", "caps", "advice", "permit")),
+    *(({"include": ["evidence", part]}, "/include/1") for part in ("caps", "permit")),
 ]
 
 

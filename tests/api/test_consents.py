@@ -173,9 +173,14 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"occurred_at": "2000-01-01T00:00:00Z"}, 422, "notice_not_published_then", "/events/0/occurred_at"),
     ({"occurred_at": ago(-DAY)}, 422, "dated_ahead", "/events/0/occurred_at"),
     ({"valid_until": "2000-01-01T00:00:00Z"}, 422, "validity_invalid", "/events/0/valid_until"),
-    ({"token": "abc"}, 422, "not_implemented", "/events/0/token"),
-    ({"supersedes": "0198b1c4-0000-7000-8000-000000000000"}, 422, "not_implemented", "/events/0/supersedes"),
-    *(({"kind": kind}, 422, "not_implemented", "/events/0/kind") for kind in ("request", "confirm", "renew", "invalidate", "acknowledge")),
+    ({"token": "abc"}, 422, "invalid_value", "/events/0/token"),
+    ({"supersedes": "0198b1c4-0000-7000-8000-000000000000"}, 422, "invalid_value", "/events/0/supersedes"),
+    ({"kind": "confirm"}, 422, "missing_member", "/events/0"),
+    ({"kind": "confirm", "token": "abc"}, 409, "nothing_to_confirm", "/events/0/token"),
+    ({"kind": "renew"}, 409, "not_renewable", "/events/0"),
+    ({"kind": "invalidate"}, 422, "missing_member", "/events/0"),
+    ({"kind": "invalidate", "supersedes": "0198b1c4-0000-7000-8000-000000000000"}, 409, "nothing_to_invalidate", "/events/0/supersedes"),
+    ({"kind": "acknowledge", "notice": "newsletter@2"}, 422, "notice_unknown", "/events/0/notice"),
 ]  # fmt: skip
 
 
@@ -335,7 +340,12 @@ async def offered(api: Api, *purposes: str, seconds_ago: float = 5, preset: bool
     """The token of an offer that was issued a while ago."""
     earlier = replace(api.services, clock=lambda: wall_clock() - int(seconds_ago * 1000))
     issued = await issue_offer(
-        earlier, api.workspace, [(purpose, preset) for purpose in purposes], "https://shop.example/signup", "en"
+        earlier,
+        api.workspace,
+        [(purpose, preset) for purpose in purposes],
+        "https://shop.example/signup",
+        "en",
+        component="tests",
     )
     assert isinstance(issued, OfferIssued)
     return issued.token

@@ -161,18 +161,10 @@ async def test_a_repeated_key_is_answered_as_the_first_time(api: Api) -> None:
     assert (await shown(api, "cus_1"))["locale"] == "fr"
 
 
-@pytest.mark.parametrize("member", ["birth_date", "guardian", "push_permission", "relations"])
-async def test_a_fact_that_is_not_implemented_is_refused(api: Api, member: str) -> None:
+async def test_a_fact_that_is_not_implemented_is_refused(api: Api) -> None:
     await api.choose("cus_1", "withdraw")
-    value: Any = {"guardian": {"id": "x"}, "relations": [{"type": "purchase"}]}.get(member, "2010-01-01")
-    is_problem(await patch(api, "cus_1", {member: value}), 422, "not_implemented", f"/{member}")
-
-
-@pytest.mark.parametrize("path", ["", "/history"])
-async def test_an_answer_of_an_earlier_time_is_refused_until_it_is_implemented(api: Api, path: str) -> None:
-    await api.choose("cus_1", "withdraw")
-    answer = await api.get(f"/v1/data-subjects/cus_1{path}?as_of=2026-01-01T00:00:00Z")
-    is_problem(answer, 422, "not_implemented")
+    answer = await patch(api, "cus_1", {"push_permission": "granted"})
+    is_problem(answer, 422, "not_implemented", "/push_permission")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from volenti.cli.main import run
 from volenti.core.data_subject import Identifier
 from volenti.core.decision import Permit, Question
 from volenti.core.policy.document import Action, Channel
-from volenti.flows.check_policy import Consistency, check
+from volenti.flows.check_policy import Asked, Checked, check
 from volenti.flows.create_workspace import by_name
+from volenti.flows.find_data_subject import find
 from volenti.flows.open_services import opened
 from volenti.flows.read_data_subject import history
 from volenti.flows.services import Services
@@ -92,8 +93,8 @@ class House:
             for email in emails:
                 who = Identifier("email", email)
                 first, second = [
-                    isinstance((await check(services, workspace, who, question, Consistency())).decision, Permit)
-                    for question in questions
+                    isinstance(answered, Checked) and isinstance(answered.decision, Permit)
+                    for answered in await check(services, workspace, [Asked(who, question) for question in questions])
                 ]
                 answers.append((first, second))
             return answers
@@ -127,9 +128,9 @@ def test_imported_entries_keep_their_date_their_source_and_no_more_proof_than_th
     house.imports(LIKE_TRANSCEND, *MAPPED)
 
     async def look(services: Services, workspace: Any) -> Any:
-        found = await check(services, workspace, Identifier("email", "ana@example.org"), Question(action=Action.SHARE, purpose="advertising"), Consistency())  # fmt: skip
-        assert found.caller_id is not None
-        return await history(services, workspace, found.caller_id)
+        found = (await find(services, workspace, (Identifier("email", "ana@example.org"),))).person
+        assert found is not None
+        return await history(services, workspace, str(found.state.caller_id()))
 
     past = house.within(look)
     assert [one.kind for one in past] == ["data_subject.updated", "consent.granted", "consent.granted"]

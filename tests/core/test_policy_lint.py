@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shipped_profiles import PROFILES, SHIPPED
 from volenti.core.policy.canonical import document_bytes, parse_document
 from volenti.core.policy.compile import compile_policy
-from volenti.core.policy.document import Change, Policy
+from volenti.core.policy.document import Additions, Change, Policy
 from volenti.core.policy.finding import Finding
-from volenti.core.policy.lint import MAX_FINDINGS, lint, lint_succession
+from volenti.core.policy.lint import MAX_FINDINGS, Linted, lint_succession
+from volenti.core.policy.lint import lint as lint_with
 from volenti.core.policy.notice import newly_published, published_form
 from volenti.core.policy.shape import differences
 from volenti.core.policy.yaml import load
@@ -37,14 +39,24 @@ purposes:
     channels: [email, sms, push]
     topics: [weekly]
     notice: newsletter
-    consent: {valid_for: P24M, double_opt_in: false, minimum_evidence: E1}
+    consent: {valid_for: P24M, double_opt_in: true, minimum_evidence: E1}
     active_from: 2026-01-01T00:00:00Z
     retired_at: 2027-01-01T00:00:00+01:00
   order_updates: {class: transactional, actions: [send], basis: {default: contract}, channels: [email]}
 topics:
   weekly: {title: {en: Weekly letter, de: Wochenbrief}}
 backdating_limit: P14D
+jurisdictions: "2026.11"
 """
+
+
+SMALLEST = (
+    'controller: {name: A}\njurisdictions: "2026.11"\npurposes: {p: {actions: [use], basis: {default: contract}}}'
+)
+
+
+def lint(text: str) -> Linted:
+    return lint_with(text, SHIPPED)
 
 
 def sound() -> Policy:
@@ -73,7 +85,7 @@ def test_a_sound_document_has_no_findings() -> None:
 
 
 def test_the_smallest_document_is_sound() -> None:
-    linted = lint("controller: {name: A}\npurposes: {p: {actions: [use], basis: {default: contract}}}")
+    linted = lint(SMALLEST)
 
     assert linted.findings == ()
     assert linted.policy is not None
@@ -143,7 +155,7 @@ def test_a_member_that_is_not_enforced_yet_is_refused_with_this_sentence(parent:
         ("version: 3", "version: true", 7, "/notices/newsletter/version", "must be a whole number"),
         ("version: 3", "version: 1000001", 7, "/notices/newsletter/version", "must be a whole number"),
         (
-            "double_opt_in: false",
+            "double_opt_in: true",
             "double_opt_in: no",
             21,
             "/purposes/newsletter/consent/double_opt_in",
@@ -276,6 +288,193 @@ def test_a_message_stays_on_one_line_whatever_it_quotes() -> None:
     assert all(message.isprintable() and len(message) < 200 for message in messages)
 
 
+# --- the members of the decision engine -----------------------------------------------------------------------------
+
+WHOLE = """\
+controller: {name: Acme GmbH}
+markets: [DE, US]
+languages: [en]
+time_zone: Europe/Berlin
+addresses: verified
+jurisdictions: "2026.11"
+overrides:
+  DE: {email_marketing: {value: consent}}
+  US: {phone_marketing: {value: contract, because: "only to customers"}}
+suspend: {workspace: false, purposes: [ads], channels: [sms]}
+asking: {cooldown: P30D, per_quarter: 4}
+notices:
+  letter:
+    version: 4
+    change: extends
+    adds: {recipients: [mailer], data: [orders]}
+    text: {en: {title: Letter, body: News.}}
+purposes:
+  letter:
+    class: marketing
+    actions: [send]
+    basis: {default: consent, US: soft_opt_in}
+    channels: [email, sms, voice]
+    topics: [news]
+    data: [contact, orders]
+    recipients: [mailer]
+    regions: [EU, US-CA]
+    retention: P36M
+    notice: letter
+    consent: {valid_for: P24M, double_opt_in: true}
+    relations: {purchase: P24M, inquiry: P6M}
+    exempt: [caps]
+    log_guarantee: required
+  scores:
+    actions: [profile]
+    basis: {default: legitimate_interest}
+    activity: profiling
+    serves: letter
+    sensitive: true
+    notice: letter
+  ads: {actions: [share, sell], basis: {default: consent, US: opt_out}, notice: letter}
+topics:
+  news: {}
+  offers: {parent: news}
+  sale: {parent: offers}
+"""
+
+
+def test_a_document_with_every_member_is_sound() -> None:
+    linted = lint(WHOLE)
+
+    assert [found.message for found in linted.findings] == []
+    assert linted.policy == parse_document(document_bytes(sound_whole()))
+
+
+def sound_whole() -> Policy:
+    policy = lint(WHOLE).policy
+    assert policy is not None
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "pointer", "message"),
+    [
+        ("Europe/Berlin", "Europe/Bonn", 4, "/time_zone", "there is no time zone “Europe/Bonn”"),
+        ("Europe/Berlin", "../etc", 4, "/time_zone", "must be an IANA time zone"),
+        ('"2026.11"', '"2026.12"', 6, "/jurisdictions", "no version “2026.12” of the jurisdiction profiles; shipped: 2026.11"),
+        ('"2026.11"', "2026.11", 6, "/jurisdictions", "in quotes"),
+        ("  DE: {email", "  UK: {email", 8, "/overrides/UK", "“UK” is no ISO 3166 code"),
+        ("value: consent}", "value: opt_out}", 8, "/overrides/DE/email_marketing", "laxer than the profile's “soft_opt_in”: say why, in because"),
+        ("email_marketing:", "email_markting:", 8, "/overrides/DE/email_markting", "unknown key “email_markting”: did you mean “email_marketing”?"),
+        ("email_marketing: {value: consent}", "age_of_consent: {value: consent}", 8, "/overrides/DE/age_of_consent", "age_of_consent must be an age"),
+        ("email_marketing: {value: consent}", "push_quiet: {value: P1M}", 8, "/overrides/DE/push_quiet", "push_quiet must be a time span"),
+        ("email_marketing: {value: consent}", 'grace: {value: P1M}', 8, "/overrides/DE/grace", "does not enforce “grace” yet"),
+        ("email_marketing: {value: consent}", "age_of_consent: {value: 13}", 8, "/overrides/DE/age_of_consent", "laxer than the profile's “16”"),
+        ("email_marketing: {value: consent}", "reask_lock: {value: none}", 8, "/overrides/DE/reask_lock", "laxer than the profile's “P6M”"),
+        ("email_marketing: {value: consent}", "consent_expiry: {value: P3Y}", 8, "/overrides/DE/consent_expiry", "laxer than the profile's “P24M”"),
+        ("email_marketing: {value: consent}", "relations: {value: any}", 8, "/overrides/DE/relations", "laxer than the profile's “purchase, contract”"),
+        ("email_marketing: {value: consent}", "relations: {value: {inquiry: {}}}", 8, "/overrides/DE/relations", "laxer"),
+        ("email_marketing: {value: consent}", "human_review.significant_decisions: {value: false}", 8, "/overrides/DE/human_review.significant_decisions", "laxer than the profile's “true”"),
+        ("{value: consent}", "{value: [consent]}", 8, "/overrides/DE/email_marketing/value", "must be text, a whole number"),
+        ("{value: consent}", "consent", 8, "/overrides/DE/email_marketing", "must be a mapping"),
+        ("purposes: [ads]", "purposes: [adds]", 10, "/suspend/purposes/0", "there is no purpose “adds”"),
+        ("channels: [sms]}", "channels: [fax]}", 10, "/suspend/channels/0", "unknown value “fax”"),
+        ("cooldown: P30D", "cooldown: P0D", 11, "/asking/cooldown", "longer than nothing"),
+        ("per_quarter: 4", "per_quarter: 0", 11, "/asking/per_quarter", "must be a whole number from 1 to 1,000"),
+        ("change: extends", "change: minor", 16, "/notices/letter/adds", "adds belongs to change: extends"),
+        ("    adds: {recipients: [mailer], data: [orders]}\n", "", 15, "/notices/letter/change", "extends needs adds"),
+        ("adds: {recipients: [mailer]", "adds: {recipients: [mailr]", 16, "/notices/letter/adds/recipients/0", "no purpose with this notice names “mailr” in recipients"),
+        ("data: [orders]}", "data: [clicks]}", 16, "/notices/letter/adds/data/0", "no purpose with this notice names “clicks” in data"),
+        ("regions: [EU, US-CA]", "regions: [EU, UK]", 27, "/purposes/letter/regions/1", "“UK” is no ISO 3166 code"),
+        ("recipients: [mailer]\n", "recipients: [mailer, mailer]\n", 26, "/purposes/letter/recipients/1", "named twice"),
+        ("retention: P36M", "retention: P0M", 28, "/purposes/letter/retention", "longer than nothing"),
+        ("purchase: P24M", "purchase: P0M", 31, "/purposes/letter/relations/purchase", "longer than nothing"),
+        ("{purchase: P24M", "{friend: P24M", 31, "/purposes/letter/relations/friend", "unknown value “friend”"),
+        ("exempt: [caps]", "exempt: [cap]", 32, "/purposes/letter/exempt/0", "did you mean “caps”?"),
+        ("serves: letter", "serves: latter", 38, "/purposes/scores/serves", "there is no purpose “latter”"),
+        ("serves: letter", "serves: scores", 38, "/purposes/scores/serves", "a purpose cannot serve itself"),
+        ("parent: news", "parent: sale", 44, "/topics/offers/parent", "the topic “offers” is its own ancestor"),
+        ("parent: offers", "parent: offer", 45, "/topics/sale/parent", "there is no topic “offer”"),
+    ],
+)  # fmt: skip
+def test_an_error_among_the_members_of_the_engine_is_found_where_it_stands(
+    old: str, new: str, line: int, pointer: str, message: str
+) -> None:
+    assert WHOLE.count(old) == 1
+
+    linted = lint(WHOLE.replace(old, new))
+
+    assert linted.policy is None
+    errors = {found.pointer: found for found in linted.findings if found.severity == "error"}
+    assert pointer in errors, list(errors)
+    assert (line, True) == (errors[pointer].line, message in errors[pointer].message), errors[pointer].message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "pointer", "message"),
+    [
+        ('jurisdictions: "2026.11"\noverrides:\n  DE: {email_marketing: {value: consent}}\n  US: {phone_marketing: {value: contract, because: "only to customers"}}\n', "", 1, "", 'no jurisdiction profile binds, only the purposes\' own bases: add jurisdictions: "2026.11"'),
+        ("value: consent}", "value: soft_opt_in}", 8, "/overrides/DE/email_marketing", "the override changes nothing"),
+        ("  DE: {email_marketing: {value: consent}}", "  EU: {email_marketing: {value: consent}}", 8, "/overrides/EU/email_marketing", "does not reach DE, with values of their own"),
+        ("  DE: {email_marketing: {value: consent}}", "  FR: {consent_expiry: {value: P1M}}", 8, "/overrides/FR/consent_expiry", "does not reach FR (consent_expiry.analytics)"),
+        ("  DE: {email_marketing: {value: consent}}", "  CA: {analytics: {value: consent}}", 8, "/overrides/CA/analytics", "no purpose does this"),
+        ("workspace: false", "workspace: true", 10, "/suspend/workspace", "every question is denied"),
+        ("channels: [sms]}", "channels: [push]}", 10, "/suspend/channels/0", "no purpose sends by push"),
+        ("valid_for: P24M", "valid_for: P48M", 28, "/purposes/letter/retention", "deleted before the consent"),
+        ("exempt: [caps]", "exempt: [objection]", 32, "/purposes/letter/exempt", "absolute"),
+        ("    relations: {purchase: P24M, inquiry: P6M}\n", "", 19, "/purposes/letter", "a soft opt-in needs relations"),
+        ("    sensitive: true\n", "    sensitive: true\n    channels: [email]\n", 40, "/purposes/scores/channels", "channels are for purposes that send"),
+        ("actions: [profile]", "actions: [use]", 38, "/purposes/scores/serves", "serves is for purposes that profile"),
+        ("    sensitive: true\n    notice: letter\n", "    sensitive: true\n", 34, "/purposes/scores", "the jurisdiction profile demands consent in DE"),
+        ("double_opt_in: true", "double_opt_in: false", 19, "/purposes/letter", "double opt-in is recommended in DE"),
+        ("channels: [email, sms, voice]", "channels: [sms]", 22, "/purposes/letter/basis/US", "has no effect: the jurisdiction profile demands “consent” there"),
+        ("    notice: letter\n  ads", "    notice: letter\n    relations: {purchase: P1M}\n  ads", 41, "/purposes/scores/relations", "no basis of this purpose is soft_opt_in"),
+        ("  sale: {parent: offers}", "  sale: {}", 45, "/topics/sale", "no purpose uses the topic “sale”"),
+    ],
+)  # fmt: skip
+def test_what_has_no_effect_or_is_doubtful_is_a_warning_that_says_what_to_do(
+    old: str, new: str, line: int, pointer: str, message: str
+) -> None:
+    assert WHOLE.count(old) == 1
+
+    linted = lint(WHOLE.replace(old, new))
+
+    assert linted.policy is not None, linted.findings
+    warnings = {found.pointer: found for found in linted.findings}
+    assert pointer in warnings, [(found.pointer, found.message) for found in linted.findings]
+    assert (line, True) == (warnings[pointer].line, message in warnings[pointer].message), warnings[pointer].message
+
+
+def test_overrides_without_a_profile_are_an_error() -> None:
+    findings = lint(WHOLE.replace('jurisdictions: "2026.11"\n', "")).findings
+
+    assert (6, "/overrides", "error") in brief(findings)
+
+
+def test_a_laxer_override_that_says_why_is_taken_as_it_is() -> None:
+    reason = 'value: opt_out, because: "existing customers, reviewed by counsel"'
+
+    assert lint(WHOLE.replace("value: consent", reason)).findings == ()
+
+
+def test_the_advice_on_double_opt_in_may_be_overridden_as_well() -> None:
+    text = WHOLE.replace("double_opt_in: true", "double_opt_in: false").replace(
+        "{email_marketing: {value: consent}}",
+        '{email_marketing: {value: consent}, double_opt_in: {value: optional, because: "at the counter"}}',
+    )
+
+    assert lint(text).findings == ()
+
+
+def test_a_document_that_names_a_profile_is_refused_where_none_is_shipped() -> None:
+    findings = lint_with(WHOLE).findings
+
+    assert [(found.pointer, found.severity) for found in findings] == [("/jurisdictions", "error")]
+    assert findings[0].message.endswith("shipped: none")
+
+
+def test_a_document_without_a_profile_gets_no_advice_where_none_is_shipped() -> None:
+    findings = lint_with(SMALLEST.replace('jurisdictions: "2026.11"\n', "")).findings
+
+    assert [found.message for found in findings] == ["no jurisdiction profile binds, only the purposes' own bases"]
+
+
 # --- succession ---------------------------------------------------------------------------------------------------
 
 
@@ -326,14 +525,29 @@ def test_a_purpose_is_retired_and_never_deleted() -> None:
     policy = sound()
     without = msgspec.structs.replace(policy, purposes={"newsletter": policy.purposes["newsletter"]})
 
-    findings = lint_succession(without, (), previous=policy, lines=lint(SOUND).lines)
+    findings = lint_succession(without, newly_published(policy.notices, ()), previous=policy, lines=lint(SOUND).lines)
 
     assert brief(findings) == [(12, "/purposes", "error")]
     assert "“order_updates” was published: keep it and give it retired_at" in findings[0].message
 
 
 def test_the_first_policy_has_nothing_to_follow() -> None:
-    assert lint_succession(sound(), ()) == ()
+    assert lint_succession(changed(change=Change.MATERIAL), ()) == ()
+
+
+@pytest.mark.parametrize(("change", "verb"), [(Change.MINOR, "corrects"), (Change.EXTENDS, "extends")])
+def test_a_first_version_that_claims_to_change_something_is_doubtful(change: Change, verb: str) -> None:
+    findings = lint_succession(changed(change=change), (), lines=lint(SOUND).lines)
+
+    assert brief(findings) == [(8, "/notices/newsletter/change", "warning")]
+    assert findings[0].message.endswith(f"there is nothing that it {verb}")
+
+
+def test_what_a_published_version_adds_never_changes() -> None:
+    published = newly_published(changed(change=Change.EXTENDS, adds=Additions(recipients=("v1",))).notices, ())
+    more = changed(change=Change.EXTENDS, adds=Additions(recipients=("v1", "v2")))
+
+    assert brief(lint_succession(more, published)) == [(0, "/notices/newsletter/adds", "error")]
 
 
 # --- whatever the text --------------------------------------------------------------------------------------------
@@ -391,6 +605,22 @@ words = st.sampled_from(
         "newsletter",
         "weekly",
         "UK",
+        "jurisdictions",
+        "2026.11",
+        "overrides",
+        "email_marketing",
+        "relations",
+        "purchase",
+        "value",
+        "because",
+        "suspend",
+        "asking",
+        "parent",
+        "serves",
+        "extends",
+        "adds",
+        "soft_opt_in",
+        "time_zone",
     ]
 )
 scalars = st.one_of(words, st.text(max_size=6), st.none(), st.booleans(), st.integers(-3, 2**40), st.floats())
@@ -421,8 +651,9 @@ def test_lint_never_raises_on_any_structure(structure: object) -> None:
 @st.composite
 def nearly_sound(draw: st.DrawFn) -> object:
     """A sound document in which something is replaced, or put in, that may be anything."""
-    value = load(SOUND).value
-    *path, last = draw(st.sampled_from([pointer for pointer in load(SOUND).lines if pointer]))[1:].split("/")
+    text = draw(st.sampled_from([SOUND, WHOLE]))
+    value = load(text).value
+    *path, last = draw(st.sampled_from([pointer for pointer in load(text).lines if pointer]))[1:].split("/")
     target: object = value
     for step in path:
         if isinstance(target, dict):
@@ -449,5 +680,5 @@ def test_what_passes_the_linter_compiles_and_is_read_back(value: object) -> None
     policy = lint(json.dumps(value)).policy
 
     if policy is not None:
-        compile_policy(policy, (), None, 0)
+        compile_policy(policy, (), PROFILES, 0)
         assert policy == parse_document(document_bytes(policy))

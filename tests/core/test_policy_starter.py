@@ -4,12 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shipped_profiles import PROFILES, SHIPPED
 from volenti.core.policy.compile import CompiledPurpose, compile_policy, terms_for
 from volenti.core.policy.document import LawfulBasis, Policy
 from volenti.core.policy.lint import lint, lint_succession
 from volenti.core.policy.notice import newly_published
 from volenti.core.policy.starter import starter_policy
 from volenti.core.policy.yaml import load
+
+NOW = 1_795_478_400_000  # 2026-11-24
 
 
 def basis_for(purpose: CompiledPurpose, jurisdictions: tuple[str, ...]) -> LawfulBasis:
@@ -18,13 +21,13 @@ def basis_for(purpose: CompiledPurpose, jurisdictions: tuple[str, ...]) -> Lawfu
 
 
 def starter() -> Policy:
-    policy = lint(starter_policy("Acme GmbH")).policy
+    policy = lint(starter_policy("Acme GmbH"), SHIPPED).policy
     assert policy is not None
     return policy
 
 
 def test_it_has_no_findings() -> None:
-    assert lint(starter_policy("Acme GmbH")).findings == ()
+    assert lint(starter_policy("Acme GmbH"), SHIPPED).findings == ()
 
 
 def test_it_may_follow_itself() -> None:
@@ -49,7 +52,7 @@ def test_it_may_follow_itself() -> None:
 def test_its_purposes_are_those_of_the_contract(
     purpose: str, message_class: str | None, actions: set[str], channels: set[str], bases: tuple[str, str]
 ) -> None:
-    compiled = compile_policy(starter(), (), None, 0).purposes[purpose]
+    compiled = compile_policy(starter(), (), PROFILES, NOW).purposes[purpose]
 
     assert message_class == compiled.message_class
     assert actions == compiled.actions
@@ -58,7 +61,18 @@ def test_its_purposes_are_those_of_the_contract(
 
 
 def test_a_person_of_unknown_whereabouts_is_asked_for_consent() -> None:
-    assert basis_for(compile_policy(starter(), (), None, 0).purposes["advertising"], ()) == "consent"
+    assert basis_for(compile_policy(starter(), (), PROFILES, NOW).purposes["advertising"], ()) == "consent"
+
+
+@pytest.mark.parametrize("place", ["DE", "FR", "GB", "US", "US-CA", "CA", "IN", "JP"])
+def test_the_law_of_no_place_forbids_what_its_purposes_are_for(place: str) -> None:
+    """So that the demo answers permit for who agreed, wherever they are, and order updates always leave."""
+    policy = compile_policy(starter(), (), PROFILES, NOW)
+
+    assert basis_for(policy.purposes["newsletter"], (place,)) == "consent"
+    assert basis_for(policy.purposes["order_updates"], (place,)) == "contract"
+    assert basis_for(policy.purposes["security"], (place,)) == "legal_obligation"
+    assert {basis_for(purpose, (place,)) for purpose in policy.purposes.values()} & {"prohibited"} == set()
 
 
 def test_its_topics_and_notices_are_those_of_the_contract() -> None:
@@ -89,14 +103,14 @@ def test_any_name_stands_in_it_letter_by_letter(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "two\nlines", "x" * 201, "\x00", "\ud800"])
 def test_a_name_that_cannot_be_published_is_found_by_lint(name: str) -> None:
-    assert [found.pointer for found in lint(starter_policy(name)).findings] == ["/controller/name"]
+    assert [found.pointer for found in lint(starter_policy(name), SHIPPED).findings] == ["/controller/name"]
 
 
 @pytest.mark.parametrize(
     "name", ["Müller & Söhne KG", 'The "Best" \\ Shop: #1', "- {a: *b} !x", "株式会社", "🦔", "NO"]
 )
 def test_a_real_name_is_sound_whatever_it_means_to_yaml(name: str) -> None:
-    policy = lint(starter_policy(name)).policy
+    policy = lint(starter_policy(name), SHIPPED).policy
 
     assert policy is not None
     assert name == policy.controller.name

@@ -18,11 +18,11 @@ from volenti.api.app import application
 from volenti.core.admission import Choice, Command
 from volenti.core.consent import ConsentKind
 from volenti.core.data_subject import Identifier
-from volenti.core.decision import Deny, Question
+from volenti.core.decision import Decision, Deny, Question
 from volenti.core.ledger import checkpoint, note
 from volenti.core.policy.document import Action, Channel
 from volenti.errors import Invalid, Unavailable
-from volenti.flows.check_policy import Consistency, check
+from volenti.flows.check_policy import Asked, Checked, check
 from volenti.flows.create_workspace import create
 from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, read_journal
 from volenti.flows.manage_credentials import Authenticator, issue, revoke
@@ -102,8 +102,14 @@ async def choose(
     return recorded
 
 
+async def decide(services: Services, workspace: UUID, person: str) -> Decision:
+    (answered,) = await check(services, workspace, [Asked(Identifier("id", person), QUESTION)])
+    assert isinstance(answered, Checked)
+    return answered.decision
+
+
 async def reason(services: Services, workspace: UUID, person: str) -> str:
-    decision = (await check(services, workspace, Identifier("id", person), QUESTION, Consistency())).decision
+    decision = await decide(services, workspace, person)
     return decision.reasons[0].reason.code
 
 
@@ -354,7 +360,7 @@ async def test_a_decision_in_a_frozen_workspace_says_nothing_of_the_person(place
         async with services.database.workspace("volenti_signer", workspace) as connection:
             await ledger.freeze(connection, workspace, 1)
 
-        decision = (await check(services, workspace, Identifier("id", "anna"), QUESTION, Consistency())).decision
+        decision = await decide(services, workspace, "anna")
 
         assert isinstance(decision, Deny)
         assert [given.event for given in decision.reasons] == [None]

@@ -90,17 +90,20 @@ def _asking(policy: Policy, offered: Sequence[Offered], language: str) -> str:
 
 
 def _notice(policy: Policy, offered: Offered, language: str) -> str:
-    """The text that the person agrees to, as it stands now; the version shown before is what the request names."""
-    key = policy.purposes[offered.purpose].notice if offered.purpose in policy.purposes else None
-    text = policy.notices[key].text.get(language) if key is not None else None
+    """The words that the person agrees to: those that the request named, whatever the policy says today."""
+    text = offered.text.get(language) or next(iter(offered.text.values()), None)
     body = (
-        f"<h2>{escape(offered.purpose)}</h2>"
+        f"<h2>{escape(_title(policy, offered.purpose, language))}</h2>"
         if text is None
         else f"<h2>{escape(text.title)}</h2>" + "".join(f"<p>{escape(part)}</p>" for part in text.body.splitlines())
     )
     names = [_CHANNELS[_spoken((language,))].get(channel, channel) for channel in offered.channels]
     by = f"<p>{escape(_words(language)['channels'].format(channels=', '.join(names)))}</p>" if names else ""
     return f'<section lang="{escape(language)}">{body}{by}</section>'
+
+
+def _title(policy: Policy, purpose: str, language: str) -> str:
+    return policy.purposes[purpose].title.get(language, purpose) if purpose in policy.purposes else purpose
 
 
 def _accepted(header: str) -> tuple[str, ...]:

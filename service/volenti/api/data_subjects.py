@@ -88,7 +88,7 @@ async def show_difference(call: Call) -> Reply:
 
 async def show_history(call: Call) -> Reply:
     """Every entry of a person, oldest first, with its present effect."""
-    past = await history(call.services, call.workspace_id, call.path["id"])
+    past = await history(call.services, call.workspace_id, call.path["id"], call.instant("as_of"))
     limit = call.number("limit", 100, least=1, most=1000)
     after = call.number("cursor", 0)
     page = [one for one in past if one.index >= after]

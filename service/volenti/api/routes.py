@@ -39,7 +39,7 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
         Route("PATCH", "/v1/data-subjects/{id}", data_subjects.update, "Change facts about a person", scope="preferences:write", limit=WRITE_BYTES,
               request=wire.FactsRequest, answer=wire.RecordedAnswer, errors=(404, 409, 503), headers=RETRY),
         Route("GET", "/v1/data-subjects/{id}/history", data_subjects.show_history, "Every entry of a person", scope="consents:read",
-              answer=wire.History, errors=(404, 503), query=PAGING),
+              answer=wire.History, errors=(404, 422, 503), query=PAGING | AS_OF),
         Route("GET", "/v1/data-subjects/{id}/diff", data_subjects.show_difference, "What changed for a person between two instants", scope="consents:read",
               answer=wire.DataSubjectDifference, errors=(404, 422, 503), query={"from": "the earlier instant", "to": "the later instant; now if absent"}),
         Route("POST", "/v1/data-subjects/{id}/restriction", data_subjects.restrict, "Restrict the processing of a person's data (GDPR Art. 18)", scope="data_subjects:erase",

@@ -16,6 +16,7 @@ from volenti.core.policy.lint import lint
 from volenti.core.policy.starter import starter_policy
 from volenti.errors import Conflict, Invalid, Unavailable
 from volenti.flows.clock import rfc3339
+from volenti.flows.profiles import shipped
 from volenti.flows.publish_policy import InForce, Publication, Rejected, TooLate, activate, publish
 from volenti.flows.record_consents import KeyMisused
 from volenti.flows.services import Services
@@ -51,7 +52,7 @@ def init(file: Path, controller: str) -> int:
 @_file
 def lint_file(file: Path) -> int:
     """Check a policy file; every finding has its line. Exit 1 if there are errors."""
-    linted = lint(_read(file))
+    linted = lint(_read(file), shipped())
     _show(file, linted.findings)
     return 0 if linted.policy is not None else 1
 

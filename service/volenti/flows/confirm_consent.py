@@ -10,24 +10,26 @@ import msgspec
 from volenti.core.admission import Choice, Command, Refusal
 from volenti.core.consent import ConsentEvent, scopes, settle
 from volenti.core.data_subject import Act, DataSubjectState, Evidence, Identifier
+from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy
+from volenti.core.policy.document import NoticeText
 from volenti.errors import NotFound, Unavailable
 from volenti.flows.find_data_subject import Person, find, open_person
 from volenti.flows.record_consents import IdentifierTaken, KeyMisused, Recorded, record
 from volenti.flows.services import Services
 from volenti.keys.links import ConfirmationLink, read_confirmation, sign_confirmation
-from volenti.store import data_subjects
+from volenti.store import data_subjects, policies
 
 METHOD = "email_link"
 COMPONENT = "confirmation_page"
 
 
 class Offered(msgspec.Struct, frozen=True):
-    """A purpose that waits for the person's confirmation, with the notice that was shown, if there was one."""
+    """A purpose that waits for the person's confirmation, with the words that the request named, by language."""
 
     purpose: str
     channels: tuple[str, ...]
-    notice: str | None
+    text: dict[str, NoticeText]
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ def link_for(services: Services, workspace_id: UUID, holder: UUID, first_request
 async def show(services: Services, token: str) -> Shown:
     """What a link stands for now. Changes nothing. Raises Unavailable without a database."""
     opened = await _open(services, token)
-    return opened if isinstance(opened, NoLink) else _stands(services, *opened)
+    return opened if isinstance(opened, NoLink) else await _stands(services, *opened)
 
 
 async def confirm(services: Services, token: str) -> Shown:
@@ -83,7 +85,7 @@ async def confirm(services: Services, token: str) -> Shown:
     if isinstance(opened, NoLink):
         return opened
     link, person, policy = opened
-    shown = _stands(services, link, person, policy)
+    shown = await _stands(services, link, person, policy)
     if not isinstance(shown, Waiting):
         return shown
     now = services.clock()
@@ -134,7 +136,7 @@ async def _open(services: Services, token: str) -> tuple[ConfirmationLink, Perso
     return link, person, policy
 
 
-def _stands(services: Services, link: ConfirmationLink, person: Person, policy: CompiledPolicy) -> Shown:
+async def _stands(services: Services, link: ConfirmationLink, person: Person, policy: CompiledPolicy) -> Shown:
     requests = _requests(person.state, str(link.entry))
     if not requests:
         return NoLink()
@@ -145,8 +147,26 @@ def _stands(services: Services, link: ConfirmationLink, person: Person, policy: 
         return Confirmed(policy, language) if confirmed else Settled()
     if services.clock() >= link.expires_at * 1000:
         return Expired()
-    offered = tuple(Offered(purpose, request.channels, request.notice) for purpose, request in waiting)
-    return Waiting(policy, offered, language)
+    offered = [
+        Offered(purpose, request.channels, await _words(services, link.workspace, policy, request.notice))
+        for purpose, request in waiting
+    ]
+    return Waiting(policy, tuple(offered), language)
+
+
+async def _words(
+    services: Services, workspace_id: UUID, policy: CompiledPolicy, notice: str | None
+) -> dict[str, NoticeText]:
+    """The words of a notice version, which may be older than the policy in force."""
+    key, _, version = (notice or "").rpartition("@")
+    current = policy.document.notices.get(key)
+    if current is not None and current.version == int(version):
+        return current.text
+    if not key:
+        return {}
+    async with services.database.workspace("volenti_app", workspace_id) as connection:
+        published = await policies.publisher(connection, workspace_id, key, int(version))
+    return parse_document(published.document).notices[key].text
 
 
 def _requests(state: DataSubjectState, first: str) -> list[tuple[str, ConsentEvent]]:

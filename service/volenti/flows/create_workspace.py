@@ -8,6 +8,7 @@ from volenti.core.policy.lint import lint
 from volenti.core.policy.starter import starter_policy
 from volenti.errors import Conflict, Invalid, NotFound
 from volenti.flows.administer import change
+from volenti.flows.profiles import shipped
 from volenti.flows.publish_policy import insert
 from volenti.flows.services import Services
 from volenti.store import ledger, policies, workspaces
@@ -29,7 +30,7 @@ async def create(services: Services, name: str, *, controller: str | None = None
     key = services.entropy(32)
     wrapped = await services.sealer.wrap_workspace_key(workspace_id.bytes, key)
     text = starter_policy(controller or name)
-    linted = lint(text)
+    linted = lint(text, shipped())
     if linted.policy is None:
         raise Invalid("the controller's name cannot stand in a policy")
     async with change(services, workspace_id, key) as transaction:

@@ -19,6 +19,7 @@ from volenti.core.policy.lint import lint, lint_succession
 from volenti.core.policy.notice import PublishedNotice, newly_published, stood_on
 from volenti.flows.administer import Change, change
 from volenti.flows.clock import instant, milliseconds, rfc3339
+from volenti.flows.profiles import shipped
 from volenti.flows.record_consents import KeyMisused, Retry
 from volenti.flows.services import Services
 from volenti.store import ledger, policies, workspaces
@@ -71,7 +72,7 @@ async def publish(
 
     One that is in force then anyhow is not published again.
     """
-    linted = await asyncio.to_thread(lint, text)  # a long text takes a moment; checks go on meanwhile
+    linted = await asyncio.to_thread(lint, text, shipped())  # a long text takes a moment; checks go on meanwhile
     if linted.policy is None:
         return Rejected(linted.findings)
     document = document_bytes(linted.policy)

@@ -93,19 +93,23 @@ async def _entries(services: Services, workspace_id: UUID, person: Person) -> li
     return [open_entry(workspace_id, person.key, payload) for payload in payloads]
 
 
-async def history(services: Services, workspace_id: UUID, caller_id: str) -> tuple[Past, ...]:
-    """Every entry of a person in ledger order, with whether what it asks for is in force now. Raises NotFound."""
+async def history(services: Services, workspace_id: UUID, caller_id: str, as_of: int | None = None) -> tuple[Past, ...]:
+    """Every entry of a person in ledger order, with whether what it asks for is in force: now, or as it was known then.
+
+    Raises NotFound.
+    """
     _, person = await named(services, workspace_id, caller_id)
     async with services.database.workspace("volenti_app", workspace_id) as connection:
         payloads = await data_subjects.payloads(connection, workspace_id, person.holder)
+    opened = [(payload, open_entry(workspace_id, person.key, payload)) for payload in payloads]
+    known = [(payload, entry) for payload, entry in opened if as_of is None or entry.recorded_at <= as_of]
+    state = person.state if as_of is None else fold(entry for _, entry in known)
     past = []
-    for payload in payloads:
-        entry = open_entry(workspace_id, person.key, payload)
+    for payload, entry in known:
         against: ConsentEvent | None = None
         if isinstance(entry.event, ConsentRecorded):
-            against = in_force(
-                person.state.on(entry.event.purpose), consent_event(entry.id, entry.recorded_at, entry.event)
-            )
+            choice = consent_event(entry.id, entry.recorded_at, entry.event)
+            against = in_force(state.on(entry.event.purpose), choice)
         past.append(
             Past(
                 payload.index,

@@ -86,7 +86,7 @@ Recording: TypeAlias = Recorded | Refusal | KeyMisused | IdentifierTaken
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
     data_subject: str | None
     entries: tuple[RecordedEntry, ...]
-    holder: UUID
+    holder: UUID | None = None
 
 
 async def record(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy, compile_policy
-from volenti.core.policy.notice import stood_on
+from volenti.core.policy.document import Policy
+from volenti.core.policy.notice import PublishedNotice, stood_on
 from volenti.flows.clock import Clock, Entropy, instant, milliseconds, uuid7
 from volenti.flows.compiled_policies import CompiledPolicies
+from volenti.flows.profiles import profiles_of
 from volenti.keys.keyring import Keyring
 from volenti.keys.sealer import Sealer
 from volenti.keys.signer import Signer
@@ -39,6 +43,7 @@ class Services:
     journal: Journal | None = None
     _workspace_keys: dict[UUID, bytes] = field(default_factory=dict, repr=False)
     _policies: CompiledPolicies = field(default_factory=CompiledPolicies, repr=False)
+    _compiling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     reader: StateReader = field(init=False, repr=False)
 
@@ -84,17 +89,25 @@ class Services:
         key = (workspace_id, version, known)
         policy = self._policies.find(key, at_ms)
         if policy is None:
-            async with self.database.workspace("volenti_app", workspace_id) as connection:
-                policy = await compiled(connection, workspace_id, version, known, at_ms)
-            self._policies.keep(key, at_ms, policy)
+            async with self._compiling:  # who comes second finds it
+                policy = self._policies.find(key, at_ms)
+                if policy is None:
+                    async with self.database.workspace("volenti_app", workspace_id) as connection:
+                        document, published = await published_policy(connection, workspace_id, version, known)
+                    policy = await asyncio.to_thread(compile_in_force, document, published, at_ms)
+                    self._policies.keep(key, at_ms, policy)
         return policy
 
 
-async def compiled(
-    connection: Connection, workspace_id: UUID, version: int, known: int, at_ms: int
-) -> CompiledPolicy:
-    """Read and compile one published policy as it binds at an instant, with the notices as the first `known` activations make them."""
+async def published_policy(
+    connection: Connection, workspace_id: UUID, version: int, known: int
+) -> tuple[Policy, list[PublishedNotice]]:
+    """A published policy, and the notice versions as the first `known` activations make them."""
     stored = await policies.version(connection, workspace_id, version)
-    policy = parse_document(stored.document)
     published = await policies.notices(connection, workspace_id, up_to=version, known=known)
-    return compile_policy(policy, stood_on(policy.notices, published), None, at_ms)
+    return parse_document(stored.document), published
+
+
+def compile_in_force(policy: Policy, published: Sequence[PublishedNotice], at_ms: int) -> CompiledPolicy:
+    """Compile a policy as it binds at an instant. It takes a while: off the event loop."""
+    return compile_policy(policy, stood_on(policy.notices, published), profiles_of(policy), at_ms)

@@ -54,6 +54,17 @@ async def version(connection: Connection, workspace_id: UUID, number: int) -> Po
     return PolicyVersion(*row)
 
 
+async def publisher(connection: Connection, workspace_id: UUID, notice: str, notice_version: int) -> PolicyVersion:
+    """The policy version with which a notice version was published: it holds the words. Raises NotFound."""
+    number = await connection.fetchval(
+        "SELECT policy_version FROM notice_version WHERE workspace_id = $1 AND notice = $2 AND version = $3",
+        workspace_id, notice, notice_version,
+    )  # fmt: skip
+    if number is None:
+        raise NotFound("no such notice version was published")
+    return await version(connection, workspace_id, number)
+
+
 async def versions(connection: Connection, workspace_id: UUID) -> list[PolicyVersion]:
     """Every published version, oldest first."""
     rows = await connection.fetch(

@@ -1,6 +1,6 @@
 """The policy as the check asks it: every question that a check may have is one look-up."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from volenti.core.policy.canonical import document_hash
-from volenti.core.policy.cell import CELLS, UNREADABLE, CellValue, Relations, cell_value
+from volenti.core.policy.cell import CELLS, CellValue, Relations, read_value
 from volenti.core.policy.document import (
     Action,
     Activity,
@@ -19,7 +19,6 @@ from volenti.core.policy.document import (
     LawfulBasis,
     LogGuarantee,
     MessageClass,
-    Override,
     Policy,
     Purpose,
     RelationType,
@@ -28,7 +27,7 @@ from volenti.core.policy.document import (
 from volenti.core.policy.duration import Duration, parse_duration
 from volenti.core.policy.jurisdiction import DEFAULT, EEA, GROUPS, lies_within, lookup_order
 from volenti.core.policy.notice import PublishedNotice, extending_versions, published_form, required_version
-from volenti.core.policy.profile import Profiles, next_change_ms, rows_at
+from volenti.core.policy.profile import Profiles, nearest, next_change_ms, rows_at
 from volenti.core.policy.terms import STRICTEST_FIRST, Qualifying, Terms, merged, qualifying_in_both, strictest
 from volenti.errors import Invalid
 
@@ -218,7 +217,7 @@ def in_force(purpose: CompiledPurpose, at_ms: int) -> bool:
 
 def covers_region(purpose: CompiledPurpose, region: str) -> bool:
     """Whether data may go to a place: the purpose names it, its country, or a group that it belongs to."""
-    return region in purpose.regions or region[:2] in purpose.regions
+    return region in purpose.regions or (region not in GROUPS and region[:2] in purpose.regions)
 
 
 def rows_of(purpose: Purpose, action: Action, channel: Channel | None, *, marketing: bool) -> tuple[str, ...]:
@@ -250,20 +249,18 @@ class _Tables:
         self._tables: dict[object, TermsTable] = {}
 
     def of(self, purpose: Purpose, *, marketing: bool) -> dict[tuple[Action, Channel | None], TermsTable]:
-        """Give the table of each action, and of each channel by which it might send."""
+        """Give the table of every action, and of the purpose's channels; what it may not do has only its own basis."""
         by_channel = {
             channel: self._table(purpose, rows_of(purpose, Action.SEND, channel, marketing=marketing))
-            for channel in Channel
+            for channel in purpose.channels
         }
-        by_action: dict[Action, TermsTable] = {
-            action: self._table(purpose, rows_of(purpose, action, None, marketing=marketing))
-            for action in Action
-            if action is not Action.SEND
-        }
-        by_action[Action.SEND] = _in_all([by_channel[channel] for channel in purpose.channels or Channel])
-        return {(action, None): table for action, table in by_action.items()} | {
-            (Action.SEND, channel): table for channel, table in by_channel.items()
-        }
+        tables: dict[tuple[Action, Channel | None], TermsTable] = {}
+        for action in Action:
+            rows = rows_of(purpose, action, None, marketing=marketing) if action in purpose.actions else ()
+            tables[action, None] = self._table(purpose, rows)
+        if by_channel:
+            tables[Action.SEND, None] = _in_all([*by_channel.values()])
+        return tables | {(Action.SEND, channel): table for channel, table in by_channel.items()}
 
     def _table(self, purpose: Purpose, rows: tuple[str, ...]) -> TermsTable:
         asked = (rows, tuple(purpose.basis.items()), tuple(purpose.relations.items()))
@@ -274,8 +271,8 @@ class _Tables:
     def _new_table(self, purpose: Purpose, rows: tuple[str, ...]) -> TermsTable:
         """Spell out each place with a row of its own, and each that has none but belongs to `EU` or `EEA`."""
         own = {relation: Qualifying(max_age=_duration(age)) for relation, age in purpose.relations.items()}
-        named = (self.places | purpose.basis.keys() | {DEFAULT}) - GROUPS.keys()
-        at = {place: self._terms(place, rows, purpose.basis, own) for place in named | EEA}
+        places = (self.places | purpose.basis.keys() | EEA | {DEFAULT}) - GROUPS.keys()
+        at = {place: self._terms(place, rows, purpose.basis, own) for place in sorted(places)}
 
         def anywhere_in(area: str) -> Terms:
             """The strictest that may bind somebody of whom no more is known than that they are in this area."""
@@ -300,22 +297,19 @@ class _Tables:
             self._laws[rows, place] = self._law(lookup_order(place), rows)
         law, relations = self._laws[rows, place]
         chosen = next(basis[row] for row in lookup_order(place) if row in basis)
-        return msgspec.structs.replace(
-            law,
-            basis=strictest((law.basis, chosen)),
-            relations=dict(own) if relations is None else qualifying_in_both(own, relations),
-        )
+        ties = dict(own) if relations is None else qualifying_in_both(own, relations)
+        return msgspec.structs.replace(law, basis=strictest((law.basis, chosen)), relations=ties)
 
     def _law(self, chain: tuple[str, ...], rows: tuple[str, ...]) -> tuple[Terms, Relations]:
         """Give what the profile says of the rows in the nearest place that says it; the basis is the strictest."""
 
         def value(key: str, absent: Any = None) -> Any:
             names: list[tuple[str, ...]] = [(f"{key}.{row}", key) for row in rows] or [(key,)]
-            return reduce(CELLS[key].kind.strictest, (self._nearest(chain, some, absent) for some in names))
+            return reduce(_strictest(key), (nearest(self.cells, chain, some, absent) for some in names))
 
         selling = "sale_share" in rows
         law = Terms(
-            basis=strictest(self._nearest(chain, (row,), STRICTEST_FIRST[-1]) for row in rows or ("",)),
+            basis=strictest(nearest(self.cells, chain, (row,), STRICTEST_FIRST[-1]) for row in rows or ("",)),
             consent_expiry=value("consent_expiry"),
             age_of_consent=value("age_of_consent"),
             age_of_sale=value("age_of_sale") if selling else None,
@@ -328,25 +322,20 @@ class _Tables:
         )
         return law, value("relations")
 
-    def _nearest(self, chain: tuple[str, ...], names: tuple[str, ...], absent: Any) -> Any:
-        found = (self.cells[place, name] for place in chain for name in names if (place, name) in self.cells)
-        return next(found, absent)
+
+def _strictest(key: str) -> Callable[[Any, Any], Any]:
+    order = CELLS[key].kind.strictest
+    assert order is not None, key
+    return order
 
 
 def overridden(policy: Policy) -> dict[tuple[str, str], CellValue]:
     """Give the values that stand in place of the profile's, by place and key. Raises `Invalid` for what is none."""
     return {
-        (place, key): _override(key, override)
+        (place, key): read_value(key, msgspec.to_builtins(override.value))
         for place, overrides in policy.overrides.items()
         for key, override in overrides.items()
     }
-
-
-def _override(key: str, override: Override) -> CellValue:
-    value = cell_value(key, msgspec.to_builtins(override.value))
-    if value is UNREADABLE:
-        raise Invalid(f"the policy overrides {key} with a value that cannot be used")
-    return value
 
 
 def _in_all(tables: Sequence[TermsTable]) -> TermsTable:
@@ -392,7 +381,7 @@ def _compile_purpose(
         retired_at_ms=_milliseconds(purpose.retired_at),
         data=frozenset(purpose.data),
         recipients=frozenset(purpose.recipients),
-        regions=frozenset(purpose.regions).union(*(GROUPS.get(region, ()) for region in purpose.regions)),
+        regions=frozenset(place for region in purpose.regions for place in _all_within(region)),
         retention=_optional(purpose.retention),
         sensitive=purpose.sensitive,
         exempt=frozenset(purpose.exempt),
@@ -403,6 +392,11 @@ def _compile_purpose(
         terms=as_marketing if is_marketing else tables.of(purpose, marketing=False),
         marketing_terms=as_marketing,
     )
+
+
+def _all_within(region: str) -> frozenset[str]:
+    members = GROUPS.get(region, frozenset())
+    return members | {region} | {group for group in GROUPS if lies_within(group, region)}
 
 
 def with_descendants(listed: Iterable[str], topics: Mapping[str, Topic]) -> frozenset[str]:

@@ -41,6 +41,12 @@ def parse_duration(text: str) -> Duration | None:
     return duration if 0 < about_days <= 36_525 else None
 
 
+def iso(duration: Duration) -> str:
+    """Give a duration as ISO 8601 writes it, in months, days and seconds."""
+    date_part = "".join(f"{count}{unit}" for count, unit in ((duration.months, "M"), (duration.days, "D")) if count)
+    return f"P{date_part}" + (f"T{duration.seconds}S" if duration.seconds else "")
+
+
 def expires_at(occurred_at_ms: int, valid_for: Duration) -> int:
     """Give the instant, in milliseconds UTC, at which what began at `occurred_at_ms` is no longer valid.
 

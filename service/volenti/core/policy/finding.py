@@ -6,6 +6,9 @@ import msgspec
 
 Severity = Literal["error", "warning"]
 
+Remark = tuple[str, Severity, str]
+"""A JSON Pointer, how bad it is, and the sentence; a line is found for it at the end."""
+
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One sentence about one place. `line` counts from 1, or is 0 where no text is at hand; `pointer` is RFC 6901."""

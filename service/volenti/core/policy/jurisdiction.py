@@ -3,6 +3,7 @@
 # ruff: noqa: SIM905 - the tables are to be read and compared, not lists of 250 quoted strings
 
 import re
+from functools import lru_cache
 
 DEFAULT = "default"
 
@@ -38,6 +39,7 @@ def is_jurisdiction(code: str) -> bool:
     return _SUBDIVISION.fullmatch(code) is not None and code[:2] in COUNTRIES
 
 
+@lru_cache(maxsize=1024)
 def lookup_order(code: str) -> tuple[str, ...]:
     """Give the rows that may hold the rule of a place, nearest first: itself, its country, `EU`, `EEA`, `default`."""
     country = code if code in GROUPS else code[:2]

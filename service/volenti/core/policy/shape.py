@@ -77,10 +77,7 @@ def _of_union(value: object, kind: inspect.UnionType, at: str) -> Iterator[Diffe
     kinds = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
     if value is None and len(kinds) < len(kind.types):
         return
-    written_as: dict[type[inspect.Type], type] = {
-        inspect.StrType: str, inspect.IntType: int, inspect.BoolType: bool, inspect.DictType: dict,
-    }  # fmt: skip
-    fitting = [one for one in kinds if len(kinds) == 1 or written_as[type(one)] is type(value)]
+    fitting = [one for one in kinds if len(kinds) == 1 or _written_as(one) is type(value)]
     if fitting:
         yield from _differences(value, fitting[0], at)
     else:

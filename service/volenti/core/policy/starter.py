@@ -16,6 +16,19 @@ controller:
 # The places you sell to. If nobody knows where a person is, the strictest of these places decides.
 # markets: [DE, FR, GB, US]
 
+# The law of each place, as shipped data: docs/jurisdictions.md lists every value with its source. It binds beside what
+# the purposes below say, whichever is the stricter. An override changes a value; a laxer one must say why.
+jurisdictions: "2026.11"
+# overrides:
+#   DE: {email_marketing: {value: consent}}
+#   US: {consent_expiry: {value: P36M}}
+#   GB: {analytics: {value: opt_out, because: "statistics only, reviewed by counsel on 2026-11-02"}}
+
+# time_zone: Europe/Berlin                      # of a person whose own zone nobody knows
+# addresses: managed                            # send only to addresses that are registered; verified: and proved
+# asking: {cooldown: P30D, per_quarter: 4}      # how often a person may be asked for consent
+# suspend: {purposes: [], channels: [sms]}      # kill switches: what stands here is denied at once
+
 languages: [en, de]     # every notice below must be written in each of these
 
 # How old a grant may be when it reaches us (imports, shops that were offline). An older one counts as unproved.
@@ -25,11 +38,14 @@ backdating_limit: P30D
 # --- Purposes: the reasons for which you use data -------------------------------------------------------------------
 #
 # basis says why a purpose is lawful. `default` answers everywhere; add a row for a place that differs.
+#   prohibited            nobody
 #   consent               only people who said yes
+#   soft_opt_in           customers, until they object: add relations, such as {purchase: P24M}
 #   legitimate_interest   everybody, until they object
 #   opt_out               everybody, until they opt out
 #   contract              needed to deliver what the person ordered
 #   legal_obligation      the law demands it
+# activity says which row of the jurisdiction profiles binds beside the basis, for what is not sent, sold or shared.
 # A purpose is never deleted once it was published. To end it, add: retired_at: 2027-01-01T00:00:00Z
 
 purposes:
@@ -42,7 +58,10 @@ purposes:
     channels: [email, sms, push]
     topics: [weekly, offers, events]
     notice: newsletter
-    # consent: {valid_for: P24M, minimum_evidence: E1}     # ends after 24 months; needs a notice and a method
+    # consent: {valid_for: P24M, double_opt_in: true, minimum_evidence: E1}   # ends after 24 months; must be confirmed
+    # data: [contact]           # the categories of data that it uses; a question about another one is denied
+    # recipients: [mailer]      # who else gets the data, and regions: where it may go
+    # retention: P36M           # how long the data are kept after the person's last act
 
   order_updates:
     title: {en: Order updates, de: Nachrichten zur Bestellung}
@@ -54,24 +73,28 @@ purposes:
   analytics:
     title: {en: Analytics, de: Statistik}
     actions: [use]
+    activity: analytics
     basis: {default: consent}
     notice: analytics
 
   personalisation:
     title: {en: Personalisation, de: Personalisierung}
     actions: [profile]
+    activity: personalisation
     basis: {default: consent}
     notice: personalisation
 
   advertising:
     title: {en: Advertising partners, de: Werbepartner}
     actions: [share, sell]
+    activity: advertising
     basis: {default: consent, US: opt_out}
     notice: advertising
 
   ai_decisioning:
     title: {en: Automated decisions, de: Automatische Entscheidungen}
     actions: [automate]
+    activity: ai_decisioning
     basis: {default: consent}
     notice: ai_decisioning
 
@@ -90,6 +113,7 @@ purposes:
 # --- Topics: what people may choose from within a purpose -----------------------------------------------------------
 
 topics:
+  # A topic may have a parent: who does not want the parent does not get the topic.
   weekly: {title: {en: Weekly letter, de: Wochenbrief}}
   offers: {title: {en: Offers, de: Angebote}}
   events: {title: {en: Events, de: Veranstaltungen}}
@@ -98,7 +122,8 @@ topics:
 # --- Notices: the words that people agree to ------------------------------------------------------------------------
 #
 # New words need a higher version. `change: material` (the default) means that those who agreed to older words are
-# asked again; `change: minor`, for a corrected typing error, keeps their consent.
+# asked again; `change: minor`, for a corrected typing error, keeps their consent. `change: extends` with
+# `adds: {recipients: [partner]}` keeps it for all but what is added.
 
 notices:
 

@@ -75,7 +75,11 @@ def is_stricter(basis: LawfulBasis, than: LawfulBasis) -> bool:
 
 def merged(terms: Iterable[Terms]) -> Terms:
     """Give the terms that hold in all of these places at once; there is at least one."""
-    return reduce(_both, terms)
+    distinct: list[Terms] = []
+    for one in terms:
+        if one not in distinct:  # most places of a group ask the same
+            distinct.append(one)
+    return reduce(_both, distinct)
 
 
 def shorter(one: Duration | None, other: Duration | None) -> Duration | None:
@@ -107,8 +111,6 @@ def qualifying_in_both(
 
 
 def _both(one: Terms, other: Terms) -> Terms:
-    if one is other:
-        return one
     return Terms(
         basis=strictest((one.basis, other.basis)),
         consent_expiry=shorter(one.consent_expiry, other.consent_expiry),

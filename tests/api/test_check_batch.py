@@ -1,0 +1,115 @@
+"""POST /v1/check/batch: many questions on one revision, each answered as it would be alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from conftest import Api
+
+ASKED: list[dict[str, Any]] = [
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email"},
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "sms"},
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email", "topic": "weekly"},
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email", "topic": "nope"},
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email", "jurisdiction": "US-CA"},
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email", "detail": "all"},
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email", "supported_obligations": []},
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email", "message": {"class": "service"}},
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email", "data": {"recipient": "acme"}},
+    {"data_subject": {"id": "yes"}, "action": "use", "purpose": "analytics"},
+    {"data_subject": {"id": "no"}, "action": "send", "purpose": "newsletter", "channel": "email"},
+    {"data_subject": {"id": "nobody"}, "action": "send", "purpose": "newsletter", "channel": "email"},
+    {"data_subject": {"id": "yes"}, "action": "send", "purpose": "unknown", "channel": "email"},
+    {"data_subject": {"id": "yes"}, "action": "use", "purpose": "security"},
+]  # fmt: skip
+VOLATILE = {"decision_id", "evaluated_at", "valid_until", "staleness_ms", "key", "error"}
+
+
+async def people(api: Api) -> None:
+    await api.choose("yes", "grant")
+    await api.choose("no", "withdraw")
+
+
+def stable(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name not in VOLATILE}
+
+
+async def batch(api: Api, items: list[Any], **members: Any) -> list[dict[str, Any]]:
+    answer = await api.post("/v1/check/batch", {"items": items, **members})
+    assert answer.status_code == 200, answer.text
+    answers: list[dict[str, Any]] = answer.json()["items"]
+    return answers
+
+
+async def test_each_item_is_answered_as_alone_in_order_duplicates_included(api: Api) -> None:
+    """Questions that differ in one member each: nothing is merged by a key that leaves a member out."""
+    await people(api)
+    alone = [stable((await api.post("/v1/check", one)).json()) for one in ASKED]
+    items = [{"key": str(number), **one} for number, one in enumerate([*ASKED, *reversed(ASKED)])]
+    together = await batch(api, items)
+    assert [one["key"] for one in together] == [item["key"] for item in items]
+    assert [stable(one) for one in together] == [*alone, *reversed(alone)]
+    assert len({one["revision"] for one in together}) == 1
+    assert all(one["error"] is None for one in together)
+
+
+async def test_a_bad_item_is_a_deny_with_its_error_and_fails_no_other(api: Api) -> None:
+    await people(api)
+    good = ASKED[0]
+    bad: list[tuple[Any, int, str | None]] = [
+        ({"key": "b", **good, "action": "sned"}, 422, "#/action"),
+        ({**good, "witdraw": 1}, 422, "#/witdraw"),
+        ({**good, "channel": None}, 422, "#/channel"),
+        ({**good, "reserve": {"mode": "peek"}}, 422, "#/reserve"),
+        ({**good, "consistency": {"mode": "at_least", "revision": "vr1.AAF_____________"}}, 422, "#/consistency/revision"),
+        ({**good, "key": 7}, 422, "#/key"),
+        ([good], 422, None),
+        ("nothing", 422, None),
+    ]  # fmt: skip
+    answers = await batch(api, [good, *(item for item, *_ in bad), good])
+    assert answers[0]["decision"] == answers[-1]["decision"] == "permit"
+    for (_, status, pointer), answer in zip(bad, answers[1:-1], strict=True):
+        assert (answer["decision"], answer["reason"], answer["determinate"]) == ("deny", "request.invalid", True)
+        assert answer["error"]["status"] == status
+        if pointer is not None:
+            assert answer["error"]["pointer"] == pointer
+        assert answer["evidence"] == []
+    assert answers[1]["key"] == "b"
+
+
+async def test_defaults_are_replaced_member_by_member(api: Api) -> None:
+    await people(api)
+    defaults = {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email"}
+    items = [{}, {"data_subject": {"id": "no"}}, {"purpose": "security", "action": "use", "channel": None}]
+    answers = await batch(api, items, defaults=defaults)
+    assert [one["reason"] for one in answers] == ["consent.granted", "consent.withdrawn", "basis.legal_obligation"]
+
+
+@pytest.mark.parametrize(
+    ("semantic", "decisions"),
+    [("all", "pdpd"), ("stop_on_deny", "pd"), ("stop_on_permit", "p")],
+)
+async def test_a_batch_is_cut_after_the_item_that_decides(api: Api, semantic: str, decisions: str) -> None:
+    await people(api)
+    items = [ASKED[0], ASKED[10], ASKED[0], ASKED[10]]
+    answers = await batch(api, items, semantic=semantic)
+    assert "".join(one["decision"][0] for one in answers) == decisions
+
+
+async def test_a_question_outside_the_credential_is_out_of_scope_and_no_problem(api: Api) -> None:
+    await people(api)
+    from volenti.flows.manage_credentials import issue
+
+    narrow = await issue(api.services, api.workspace, component="narrow", scopes=["check"], purposes=["analytics"])
+    answer = await api.post("/v1/check/batch", {"items": ASKED[:1]}, authorization=f"Bearer {narrow.secret}")
+    (item,) = answer.json()["items"]
+    assert (item["decision"], item["reason"], item["error"]["status"]) == ("deny", "request.out_of_scope", 403)
+
+
+async def test_at_most_a_thousand_items_are_taken(api: Api) -> None:
+    assert len(await batch(api, [ASKED[13]] * 1000)) == 1000
+    answer = await api.post("/v1/check/batch", {"items": [ASKED[13]] * 1001})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/items")
+    assert (await api.post("/v1/check/batch", {"items": []})).status_code == 422
