@@ -12,6 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from shipped_profiles import SHIPPED
 from volenti.core.policy.document import Policy
 from volenti.core.policy.lint import lint
 
@@ -41,9 +44,7 @@ class Table:
     """A file of cases with the policy under which they are played."""
 
     def __init__(self, name: str) -> None:
-        from yaml import safe_load
-
-        self.content: Members = safe_load((VECTORS / name).read_text(encoding="utf-8"))
+        self.content: Members = yaml.safe_load((VECTORS / name).read_text(encoding="utf-8"))
         self.defaults: Members = self.content["defaults"]
         self.cases: list[Members] = self.content["cases"]
 
@@ -75,7 +76,7 @@ class Table:
 
 
 def parsed(document: Members) -> Policy:
-    linted = lint(json.dumps(document))
+    linted = lint(json.dumps(document), SHIPPED)
     assert linted.policy is not None, linted.findings
     return linted.policy
 
