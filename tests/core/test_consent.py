@@ -20,8 +20,11 @@ from volenti.core.consent import (
     ConsentEvent,
     ConsentKind,
     Settled,
+    Standing,
+    barrier,
     in_force,
     insert,
+    live,
     may_lift,
     scopes,
     settle,
@@ -61,9 +64,10 @@ LEADS_TO: dict[Settled, tuple[ConsentEvent, ...]] = {
 }
 """How each settled state is reached."""
 
+ENTRIES = tuple("abcdefg")
 events = st.builds(
     ConsentEvent,
-    entry=st.uuids().map(str),
+    entry=st.sampled_from(ENTRIES),
     kind=st.sampled_from(KINDS),
     occurred_at=st.integers(0, 6),
     recorded_at=st.just(10),
@@ -72,43 +76,117 @@ events = st.builds(
     grade=st.integers(E0, E4),
     guard=st.integers(E2, E4),
     evidence_at=st.none() | st.integers(0, 8),
+    valid_until=st.none() | st.integers(1, 8),
+    names=st.none() | st.sampled_from(ENTRIES),
 )
 histories = st.lists(events, max_size=7, unique_by=lambda one: one.entry)
+restrictions = st.builds(
+    lambda one, kind: msgspec.structs.replace(one, entry="restriction", kind=kind),
+    events,
+    st.sampled_from(RESTRICTIVE),
+)
 
 
-# --- the table of semantics, section 3 ----------------------------------------------------------------------------
+# --- what settles, and what does not (each cell of the table of states is in test_admission) ----------------------
+
+REQUEST = event("request", 5)
+CONFIRMATION = event("confirm", 7, names="request@5")
+
+
+@pytest.mark.parametrize("beneath", STATES)
+def test_a_request_waits_over_the_state_beneath_and_changes_it_not(beneath: Settled) -> None:
+    standing, waiting = (settle(ordered(*LEADS_TO[beneath], *more), None) for more in ((), (REQUEST,)))
+
+    assert waiting == msgspec.structs.replace(standing, pending=REQUEST)
+
+
+@pytest.mark.parametrize("beneath", STATES)
+def test_its_confirmation_grants_whatever_stood_beneath(beneath: Settled) -> None:
+    standing = settle(ordered(*LEADS_TO[beneath], REQUEST, CONFIRMATION), None)
+
+    assert standing == Standing("granted", CONFIRMATION)
 
 
 @pytest.mark.parametrize(
-    ("before", "kind", "after"),
+    "between",
     [
-        ("unknown", "grant", "granted"),
-        ("unknown", "deny", "denied"),
-        ("unknown", "withdraw", "withdrawn"),
-        ("unknown", "object", "objected"),
-        ("granted", "grant", "granted"),
-        ("granted", "deny", "withdrawn"),
-        ("granted", "withdraw", "withdrawn"),
-        ("granted", "object", "objected"),
-        ("denied", "grant", "granted"),
-        ("denied", "deny", "denied"),
-        ("denied", "withdraw", "denied"),
-        ("denied", "object", "objected"),
-        ("withdrawn", "grant", "granted"),
-        ("withdrawn", "deny", "withdrawn"),
-        ("withdrawn", "withdraw", "withdrawn"),
-        ("withdrawn", "object", "objected"),
-        ("objected", "grant", "granted"),
-        ("objected", "deny", "objected"),
-        ("objected", "withdraw", "objected"),
-        ("objected", "object", "objected"),
+        *(event(kind, 6) for kind in RESTRICTIVE),
+        event("request", 6),
+        event("invalidate", 6, names="request@5"),
     ],
+    ids=lambda one: one.kind,
 )
-def test_each_cell_of_the_state_table_holds(before: Settled, kind: ConsentKind, after: Settled) -> None:
-    lead = LEADS_TO[before]
-    assert before == state_after(*lead)
+def test_a_confirmation_counts_for_nothing_once_its_request_no_longer_waits(between: ConsentEvent) -> None:
+    history = ordered(REQUEST, between)
 
-    assert after == state_after(*lead, event(kind, 9))
+    assert settle(history, None) == settle(ordered(*history, CONFIRMATION), None)
+
+
+@pytest.mark.parametrize("changes", [{"occurred_at": 4}, {"names": "request@4"}, {"names": None}, {"grade": E1}])
+def test_a_confirmation_that_is_older_names_another_request_or_fails_the_guard_grants_nothing(
+    changes: dict[str, Any],
+) -> None:
+    confirmation = msgspec.structs.replace(CONFIRMATION, **changes)
+
+    assert state_after(event("deny", 1), REQUEST, confirmation) == "denied"
+
+
+def test_a_request_of_one_channel_leaves_that_of_the_others_waiting() -> None:
+    fresh = event("request", 6, "email")
+    history = ordered(REQUEST, fresh, CONFIRMATION)
+
+    assert settle(history, "email").pending == fresh
+    assert settle(history, "email").state == "unknown"
+    assert settle(history, "sms").decided_by == CONFIRMATION
+
+
+def test_a_renewal_takes_the_place_of_what_it_renews_and_of_nothing_else() -> None:
+    renewal = event("renew", 5)
+
+    assert settle(ordered(event("grant", 1), renewal), None).decided_by == renewal
+    for state in ("unknown", "denied", "withdrawn", "objected"):
+        assert settle(ordered(*LEADS_TO[state], renewal), None) == settle(ordered(*LEADS_TO[state]), None)
+
+
+@pytest.mark.parametrize(("end", "renewed"), [(None, True), (6, True), (5, False), (4, False)])
+def test_a_consent_that_had_come_to_its_own_end_is_not_renewed(end: int | None, renewed: bool) -> None:
+    renewal = event("renew", 5)
+    standing = settle(ordered(event("grant", 1, valid_until=end), renewal), None)
+
+    assert renewed is (standing.decided_by == renewal)
+
+
+def test_a_renewal_that_came_to_nothing_by_a_late_withdrawal_does_not_grant() -> None:
+    assert state_after(event("grant", 1), event("renew", 5), event("withdraw", 3)) == "withdrawn"
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_an_acknowledgement_grants_and_refuses_nothing(state: Settled) -> None:
+    lead = ordered(*LEADS_TO[state])
+
+    assert settle(lead, None) == settle(ordered(*lead, event("acknowledge", 9)), None)
+
+
+@settings(deadline=None)
+@given(histories, st.sampled_from(ENTRIES), st.integers(0, 9))
+def test_what_is_declared_void_is_as_if_it_had_never_been(history: list[ConsentEvent], entry: str, when: int) -> None:
+    """By its name alone: the date of the declaration does not matter, and nothing else is touched."""
+    declaration = event("invalidate", when, entry="declaration", names=entry)
+    without = [one for one in history if one.entry != entry or one.kind == "invalidate"]
+
+    for channel in CHANNELS:
+        expected = settle(ordered(*without), channel)
+        assert expected == settle(ordered(*history, declaration), channel)
+
+
+def test_a_declaration_cannot_be_declared_void() -> None:
+    history = ordered(
+        event("grant", 1),
+        event("invalidate", 2, entry="declaration", names="grant@1"),
+        event("invalidate", 3, entry="more", names="declaration"),
+    )
+
+    assert settle(history, None).state == "unknown"
 
 
 @pytest.mark.parametrize("state", ["denied", "withdrawn", "objected"])
@@ -169,9 +247,8 @@ IMPORTED = event("grant", 5, actor="import", grade=E3, evidence_at=4)
         (PERSON, {"actor": "operator"}, False),
         (PERSON, {"actor": "import"}, False),
         (PERSON, {"actor": "system"}, False),
-        (GUARDIAN, {}, True),
-        (GUARDIAN, {"grade": E1}, False),
-        (GUARDIAN, {"occurred_at": 3}, False),
+        (GUARDIAN, {}, False),
+        (GUARDIAN, {"grade": E4}, False),
         (OPERATOR, {}, True),
         (OPERATOR, {"grade": E2}, False),
         (OPERATOR, {"evidence_at": None}, False),
@@ -196,6 +273,48 @@ def test_a_grant_lifts_a_refusal_only_if_every_condition_of_the_guard_holds(
 
     assert lifts is may_lift(changed, refusal)
     assert lifts is (settle(ordered(refusal, changed), None).state == "granted")
+
+
+@pytest.mark.parametrize("refuser", [actor for actor in ACTORS if actor != "data_subject"])
+@pytest.mark.parametrize(
+    ("changes", "lifts"),
+    [
+        ({}, True),
+        ({"grade": E1}, False),
+        ({"guard": E3}, False),
+        ({"occurred_at": 3}, False),
+        ({"actor": "data_subject"}, True),
+        ({"actor": "operator", "grade": E4}, False),
+        ({"actor": "system", "grade": E4}, False),
+    ],
+)
+def test_a_guardian_may_lift_what_others_than_the_person_refused(
+    refuser: Actor, changes: dict[str, Any], lifts: bool
+) -> None:
+    refusal = event("withdraw", 3, actor=refuser)
+    changed = msgspec.structs.replace(GUARDIAN, **changes)
+
+    assert lifts is may_lift(changed, refusal)
+    assert lifts is (settle(ordered(refusal, changed), None).state == "granted")
+
+
+@pytest.mark.parametrize("arrival", list(permutations(range(3))))
+@pytest.mark.parametrize("kind", RESTRICTIVE)
+@pytest.mark.parametrize("other", ["guardian", "operator", "system", "import"])
+def test_what_others_refuse_later_does_not_hide_the_persons_own_refusal_from_a_guardian(
+    other: Actor, kind: ConsentKind, arrival: tuple[int, ...]
+) -> None:
+    history = (event(kind, 1), event("withdraw", 3, actor=other), GUARDIAN)
+    arrived = ordered(*(history[index] for index in arrival))
+
+    assert settle(arrived, None).state != "granted"
+    assert barrier(GUARDIAN, settle(ordered(*history[:2]), None)) == history[0]
+
+
+def test_the_persons_own_permission_clears_their_refusal_for_a_guardian_too() -> None:
+    history = (event("deny", 1), event("grant", 2), event("withdraw", 3, actor="guardian"), GUARDIAN)
+
+    assert settle(ordered(*history), None) == Standing("granted", GUARDIAN)
 
 
 @pytest.mark.parametrize("arrival", list(permutations(range(3))))
@@ -253,6 +372,8 @@ def test_a_late_withdrawal_that_occurred_before_the_grant_leaves_it_only_if_it_p
 @settings(deadline=None)
 @given(histories)
 def test_whether_a_channel_is_granted_does_not_depend_on_the_order_of_arrival(history: list[ConsentEvent]) -> None:
+    """Even where the index breaks ties; only a request, its confirmation and a renewal cannot be told apart there."""
+    history = [one for one in history if one.kind not in ("request", "confirm", "renew")]
     for channel in CHANNELS:
         expected = state_after(*history, channel=channel)
 
@@ -272,32 +393,40 @@ def test_standings_do_not_depend_on_the_order_of_arrival_unless_index_breaks_a_t
 
 
 @settings(deadline=None)
-@given(histories, events.filter(lambda one: one.restrictive))
+@given(histories, restrictions)
 @example(
     [event("grant", 2, grade=E1), event("withdraw", 4), event("grant", 6, actor="import", grade=E3, evidence_at=3)],
-    event("withdraw", 1),
+    event("withdraw", 1, entry="restriction"),
 )
+@example([event("deny", 1), GUARDIAN], event("withdraw", 3, entry="restriction", actor="guardian"))
+@example([REQUEST, CONFIRMATION], event("withdraw", 6, entry="restriction"))
 def test_one_more_restriction_never_makes_a_channel_granted(
     history: list[ConsentEvent], restriction: ConsentEvent
 ) -> None:
     for channel in CHANNELS:
-        before, after = state_after(*history, channel=channel), state_after(*history, restriction, channel=channel)
+        before, after = (settle(ordered(*more), channel) for more in (history, [*history, restriction]))
 
-        assert before in ("granted", "unknown") or after != "granted"
-        assert after != "unknown" or before == "unknown"
+        assert before.state == "granted" or after.state != "granted"
+        assert before.pending == after.pending or after.pending is None
+        assert after.state != "unknown" or before.state == "unknown"
 
 
 @settings(deadline=None)
 @given(histories)
-def test_a_grant_decides_only_against_refusals_that_it_may_lift(history: list[ConsentEvent]) -> None:
+def test_a_permission_decides_only_against_refusals_that_were_lifted(history: list[ConsentEvent]) -> None:
     for channel in CHANNELS:
-        chain = [one for one in ordered(*history) if one.covers(channel)]
+        chain = [one for one in live(ordered(*history)) if one.covers(channel)]
         standing = settle(ordered(*history), channel)
 
         if standing.state == "granted":
-            last = max((position for position, one in enumerate(chain) if one.restrictive), default=None)
-            assert standing.decided_by == chain[-1]
-            assert last is None or any(may_lift(one, chain[last]) for one in chain[last + 1 :])
+            assert standing.decided_by is not None
+            assert standing.decided_by.kind in ("grant", "confirm", "renew")
+            position = max((position for position, one in enumerate(chain) if one.restrictive), default=-1)
+            later = chain[position + 1 :]
+            assert standing.decided_by in later
+            assert position < 0 or any(
+                may_lift(one, chain[position]) for one in later if one.kind in ("grant", "confirm")
+            )
 
 
 # --- the scope of channels ----------------------------------------------------------------------------------------
@@ -383,16 +512,61 @@ def test_a_grant_that_fails_the_guard_is_told_the_latest_refusal() -> None:
     assert against.entry == "withdraw@3"
 
 
+RENEWAL = event("renew", 8)
+VOID = event("invalidate", 9, entry="void", names="grant@5")
+
+
+@pytest.mark.parametrize(
+    ("asked", "others", "by"),
+    [
+        (REQUEST, (), None),
+        (REQUEST, (event("grant", 3),), None),
+        (REQUEST, (event("grant", 7),), None),
+        (REQUEST, (event("request", 7),), "request@7"),
+        (REQUEST, (event("deny", 7),), "deny@7"),
+        (REQUEST, (event("deny", 3),), None),
+        (REQUEST, (CONFIRMATION,), None),
+        (CONFIRMATION, (REQUEST,), None),
+        (CONFIRMATION, (REQUEST, event("deny", 6)), "deny@6"),
+        (CONFIRMATION, (REQUEST, event("request", 6)), "request@6"),
+        (CONFIRMATION, (REQUEST, event("confirm", 6, names="request@5")), "confirm@6"),
+        (CONFIRMATION, (REQUEST, event("invalidate", 8, entry="void", names="request@5")), "void"),
+        (CONFIRMATION, (), "confirm@7"),
+        (RENEWAL, (GRANT,), None),
+        (RENEWAL, (GRANT, event("grant", 9)), "grant@9"),
+        (RENEWAL, (GRANT, event("withdraw", 7)), "withdraw@7"),
+        (RENEWAL, (GRANT, VOID), "void"),
+        (GRANT, (VOID,), "void"),
+        (GRANT, (RENEWAL,), "renew@8"),
+        (VOID, (GRANT,), None),
+        (event("acknowledge", 5), (event("deny", 7),), None),
+    ],
+)
+def test_a_request_a_confirmation_and_a_renewal_hold_or_what_stands_in_their_way_is_named(
+    asked: ConsentEvent, others: tuple[ConsentEvent, ...], by: str | None
+) -> None:
+    for arrival in permutations((asked, *others)):
+        against = in_force(ordered(*arrival), asked)
+
+        assert by == (against.entry if against is not None else None)
+
+
 @settings(deadline=None)
 @given(histories)
 def test_what_holds_is_what_the_standings_say(history: list[ConsentEvent]) -> None:
     folded = ordered(*history)
+    void = {one.names for one in folded if one.kind == "invalidate"}
     for one in history:
         covered = [settle(folded, channel) for channel in one.channels or scopes(folded)]
 
-        expected = (
-            all(standing.state != "granted" for standing in covered)
-            if one.restrictive
-            else any(standing.decided_by == one for standing in covered)
-        )
+        if one.entry in void:
+            expected = False
+        elif one.kind in ("acknowledge", "invalidate"):
+            expected = True
+        elif one.restrictive:
+            expected = all(standing.state != "granted" for standing in covered)
+        elif one.kind == "request":
+            expected = any(standing.pending == one or standing.state == "granted" for standing in covered)
+        else:
+            expected = any(standing.decided_by == one for standing in covered)
         assert expected is (in_force(folded, one) is None)

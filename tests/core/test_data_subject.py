@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from itertools import permutations
 from typing import Any, get_args
 from unicodedata import normalize
@@ -15,18 +16,26 @@ from hypothesis import strategies as st
 
 from volenti.core.consent import E2, E3, Actor, ConsentKind, settle
 from volenti.core.data_subject import (
+    ASKS_KEPT,
     EMPTY,
     ENTRY_KINDS,
     STATE_VERSION,
     Act,
+    Asked,
     ConsentRecorded,
     DataSubjectState,
     DataSubjectUpdated,
     Entry,
     Event,
     Evidence,
+    Fact,
+    Guardian,
     Identifier,
+    ProcessingRestricted,
+    Prompt,
+    Relation,
     Source,
+    comes_of_age,
     consent_event,
     decode_event,
     decode_state,
@@ -36,6 +45,7 @@ from volenti.core.data_subject import (
     fold,
 )
 from volenti.core.entry import canonical
+from volenti.core.policy.document import RelationType
 
 PURPOSES = ("nl", "ads")
 CHANNELS = (None, "email", "sms")
@@ -77,6 +87,9 @@ choices: dict[str, Any] = {
     "evidence_grade": st.integers(0, 4),
     "minimum_grade": st.integers(0, 4),
     "double_opt_in": st.booleans(),
+    "of_age": st.booleans(),
+    "names": st.none() | words,
+    "guardian": st.none() | words,
     "valid_from": st.none() | times,
     "valid_until": st.none() | times,
 }
@@ -86,9 +99,18 @@ facts: dict[str, Any] = {
     "jurisdiction": st.none() | st.sampled_from(("", "DE", "US-CA")),
     "time_zone": st.none() | words,
     "locale": st.none() | words,
+    "birth_date": st.none() | st.sampled_from(("", "2011-07-02")),
+    "guardian": st.none() | st.builds(Guardian, words, words, times, st.none() | times),
+    "relations": st.lists(st.builds(Relation, st.sampled_from(RelationType), times), max_size=3).map(tuple),
+    "blind_indexes": st.lists(words, max_size=2).map(tuple),
 }
-events = st.builds(ConsentRecorded, occurred_at=times, claimed_at=times, **described, **choices) | st.builds(
-    DataSubjectUpdated, occurred_at=times, claimed_at=times, **described, **facts
+restricted = {"lifted": st.booleans(), "ground": st.none() | words}
+asked = {"purposes": st.lists(st.sampled_from(PURPOSES), min_size=1, max_size=2).map(tuple)}
+events: st.SearchStrategy[Event] = (
+    st.builds(ConsentRecorded, occurred_at=times, claimed_at=times, **described, **choices)
+    | st.builds(DataSubjectUpdated, occurred_at=times, claimed_at=times, **described, **facts)
+    | st.builds(ProcessingRestricted, occurred_at=times, claimed_at=times, **described, **restricted)
+    | st.builds(Asked, occurred_at=times, claimed_at=times, **described, **asked)
 )
 recorded = st.builds(
     ConsentRecorded, occurred_at=few_times, claimed_at=st.just(0), component=st.just("web"), actor=described["actor"],
@@ -100,10 +122,17 @@ def entries_of(*found: Event) -> tuple[Entry, ...]:
     return tuple(Entry(f"entry {position}", 10, event) for position, event in enumerate(found))
 
 
-told = st.builds(
-    DataSubjectUpdated, occurred_at=few_times, claimed_at=few_times, actor=st.just("operator"),
-    component=st.just("web"), **facts,
-)  # fmt: skip
+by_operator: dict[str, Any] = {
+    "occurred_at": few_times,
+    "claimed_at": few_times,
+    "actor": st.just("operator"),
+    "component": st.just("web"),
+}
+told: st.SearchStrategy[Event] = (
+    st.builds(DataSubjectUpdated, **by_operator, **facts)
+    | st.builds(ProcessingRestricted, **by_operator, **restricted)
+    | st.builds(Asked, **by_operator, **asked)
+)
 entry_ids = st.integers(0, 10**9).map(str)
 histories = st.lists(st.builds(Entry, entry_ids, st.integers(0, 9), told | recorded), max_size=4)
 choice_histories = st.lists(
@@ -121,6 +150,14 @@ def chosen(kind: ConsentKind, at: int, **members: Any) -> ConsentRecorded:
         **members,
     }
     return ConsentRecorded(kind=kind, occurred_at=at, **filled)
+
+
+def restriction(at: int, *, lifted: bool = False) -> ProcessingRestricted:
+    return ProcessingRestricted(occurred_at=at, claimed_at=at, actor="data_subject", component="web", lifted=lifted)
+
+
+def question(at: int, *purposes: str) -> Asked:
+    return Asked(occurred_at=at, claimed_at=at, actor="system", component="web", purposes=purposes)
 
 
 def updated(**members: Any) -> DataSubjectUpdated:
@@ -153,7 +190,8 @@ def test_the_order_of_arrival_does_not_change_a_standing(entries: list[Entry], r
     keys = {}
     for entry in entries:
         assert isinstance(entry.event, ConsentRecorded)
-        keys[entry.event.purpose, entry.event.occurred_at, entry.event.kind == "grant"] = entry
+        permits = entry.event.kind not in ("deny", "withdraw", "object")
+        keys[entry.event.purpose, entry.event.occurred_at, permits] = entry
     distinct = list(keys.values())
     state, shuffled = fold(distinct), fold(random.sample(distinct, len(distinct)))
 
@@ -243,7 +281,7 @@ def test_each_kind_of_choice_has_its_own_name_in_the_ledger() -> None:
 # --- facts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("member", ["jurisdiction", "time_zone", "locale"])
+@pytest.mark.parametrize("member", ["jurisdiction", "time_zone", "locale", "birth_date"])
 def test_a_fact_is_kept_until_it_is_replaced_or_cleared(member: str) -> None:
     told = [None, "first", None, "second", "", None]
     seen = []
@@ -295,6 +333,77 @@ def test_callers_name_a_person_by_the_first_id_that_was_registered(
     assert expected == DataSubjectState(identifiers=known).caller_id()
 
 
+def test_of_each_relation_the_newest_counts_with_the_entry_that_proves_it() -> None:
+    purchase, contract = RelationType.PURCHASE, RelationType.CONTRACT
+    state = fold(
+        entries_of(
+            updated(relations=(Relation(purchase, 5), Relation(contract, 9))),
+            updated(relations=(Relation(purchase, 4),)),
+            updated(relations=(Relation(purchase, 6), Relation(purchase, 5))),
+            updated(relations=(Relation(purchase, 6),)),
+        )
+    )
+
+    assert state.relations == {
+        "contract": Fact("entry 0", "data_subject.updated", 9),
+        "purchase": Fact("entry 2", "data_subject.updated", 6),
+    }
+
+
+def test_a_guardian_is_known_by_the_callers_id_and_the_latest_word_on_them_counts() -> None:
+    mother, father = Guardian("mother", "passport", 1), Guardian("father", "passport", 1)
+    left = Guardian("father", "passport", 1, 5)
+    state = fold(entries_of(updated(guardian=mother), updated(guardian=father), updated(guardian=left)))
+
+    assert state.guardians == {"mother": mother, "father": left}
+
+
+@pytest.mark.parametrize(("since", "until", "live"), [(5, None, True), (6, None, False), (1, 5, False), (1, 6, True)])
+def test_a_guardian_acts_from_since_until_before_until(since: int, until: int | None, live: bool) -> None:
+    assert live is Guardian("mother", "passport", since, until).live(5)
+
+
+@pytest.mark.parametrize(
+    ("told", "entry"),
+    [
+        ([restriction(5)], "entry 0"),
+        ([restriction(5), restriction(6)], "entry 1"),
+        ([restriction(5), restriction(6, lifted=True)], None),
+        ([restriction(5), restriction(6, lifted=True), restriction(7)], "entry 2"),
+        ([restriction(5), chosen("grant", 6), updated(locale="de")], "entry 0"),
+        ([restriction(6, lifted=True)], None),
+    ],
+)
+def test_processing_stays_restricted_until_the_restriction_is_lifted(told: list[Event], entry: str | None) -> None:
+    standing = fold(entries_of(*told)).restriction
+
+    assert entry == (standing.entry if standing is not None else None)
+    assert standing is None or standing.kind == "data_subject.restricted"
+
+
+def test_the_newest_questions_are_remembered_and_no_more_than_the_budget_needs() -> None:
+    told = [question(at, "nl", "ads") for at in range(ASKS_KEPT + 2)]
+
+    asked = fold(entries_of(*told)).asked
+    assert asked == tuple(Prompt(at, ("nl", "ads")) for at in range(2, ASKS_KEPT + 2))
+
+
+@pytest.mark.parametrize(
+    ("born", "years", "day"),
+    [
+        ("2011-07-02", 15, "2026-07-02"),
+        ("2008-02-29", 18, "2026-03-01"),
+        ("2008-02-29", 16, "2024-02-29"),
+        ("1999-12-31", 13, "2012-12-31"),
+        ("1950-01-01", 16, "1966-01-01"),
+    ],
+)
+def test_a_person_is_so_old_once_the_birthday_has_begun_everywhere_on_earth(born: str, years: int, day: str) -> None:
+    noon = round(datetime.fromisoformat(f"{day}T12:00:00Z").timestamp() * 1000)
+
+    assert noon == comes_of_age(born, years)
+
+
 # --- bytes --------------------------------------------------------------------------------------------------------
 
 
@@ -330,7 +439,32 @@ FROZEN = [
         """{"actor":"data_subject","added":[{"type":"email","value":"ana@example.org","verified_at":7}],
         "claimed_at":1,"component":"web","event":"facts","locale":"","occurred_at":1}""",
     ),
-]
+    (
+        chosen("confirm", 5, names="0197", of_age=True, guardian="mother", double_opt_in=True, minimum_grade=3),
+        """{"actor":"data_subject","claimed_at":5,"component":"web","double_opt_in":true,"event":"consent",
+        "evidence_grade":2,"guardian":"mother","kind":"confirm","minimum_grade":3,"names":"0197","occurred_at":5,
+        "of_age":true,"purpose":"nl"}""",
+    ),
+    (
+        updated(
+            birth_date="2011-07-02", guardian=Guardian("mother", "passport", 3, 9), blind_indexes=("aa",),
+            relations=(Relation(RelationType.PURCHASE, 4),),
+        ),
+        """{"actor":"data_subject","birth_date":"2011-07-02","blind_indexes":["aa"],"claimed_at":1,"component":"web",
+        "event":"facts","guardian":{"id":"mother","method":"passport","since":3,"until":9},"occurred_at":1,
+        "relations":[{"at":4,"type":"purchase"}]}""",
+    ),
+    (
+        restriction(5, lifted=True),
+        """{"actor":"data_subject","claimed_at":5,"component":"web","event":"restriction","lifted":true,
+        "occurred_at":5}""",
+    ),
+    (
+        question(5, "ads", "nl"),
+        """{"actor":"system","claimed_at":5,"component":"web","event":"ask","occurred_at":5,
+        "purposes":["ads","nl"]}""",
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("event", "expected"), FROZEN)

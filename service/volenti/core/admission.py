@@ -8,13 +8,13 @@ state, its date, its notice or its evidence.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from volenti.core import consent
-from volenti.core.asking import places_of
-from volenti.core.consent import Actor, ConsentEvent, ConsentKind, in_force, live, may_lift, scopes, settle
+from volenti.core.consent import Actor, ConsentEvent, ConsentKind, barrier, in_force, live, scopes, settle
 from volenti.core.data_subject import (
     ASKED,
     ENTRY_KINDS,
@@ -33,14 +33,14 @@ from volenti.core.data_subject import (
     ProcessingRestricted,
     Relation,
     Source,
-    comes_of_age,
     consent_event,
     evolve,
 )
-from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, terms_for
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose
 from volenti.core.policy.document import grade_number
 from volenti.core.policy.duration import expires_at
 from volenti.core.policy.notice import PublishedNotice
+from volenti.core.validity import adult_at, ends_at, terms_of
 
 AHEAD_MS = 300_000
 """A grant may be dated this far ahead of the service's clock, for clocks that differ; more is refused."""
@@ -272,7 +272,7 @@ def _resolved(
         case "confirm":
             return _confirming(choice, events, pointer)
         case "renew":
-            return _renewing(choice, command, purpose, events, now, pointer)
+            return _renewing(choice, command, purpose, state, now, pointer)
         case "invalidate":
             return _voiding(choice, command, events, pointer)
         case _:
@@ -280,10 +280,12 @@ def _resolved(
 
 
 def _confirming(choice: Choice, events: tuple[ConsentEvent, ...], pointer: str) -> Choice | Refusal:
-    request = next((one for one in events if one.kind == "request" and one.names == choice.names), None)
-    standings = [settle(events, channel) for channel in (() if request is None else request.channels or (None,))]
-    waits = any(standing.pending == request for standing in standings)
-    if request is None or not (waits or any(_confirmed(standing, request) for standing in standings)):
+    """Confirmed is the first request of the write that waits; where none does and a grant stands, nothing more comes of it."""
+    requests = [one for one in events if one.kind == "request" and one.names == choice.names]
+    waiting = (one for one in requests if any(standing.pending == one for standing in _covered(events, one)))
+    granted = (one for one in requests if any(standing.state == "granted" for standing in _covered(events, one)))
+    request = next(chain(waiting, granted), None)
+    if request is None:
         return Refusal("nothing_to_confirm", "no request waits for this confirmation", pointer)
     return msgspec.structs.replace(
         choice, names=request.entry, channels=request.channels, notice=request.notice, valid_from=request.valid_from,
@@ -291,26 +293,30 @@ def _confirming(choice: Choice, events: tuple[ConsentEvent, ...], pointer: str) 
     )  # fmt: skip
 
 
-def _confirmed(standing: consent.Standing, request: ConsentEvent) -> bool:
-    return standing.decided_by is not None and standing.decided_by.names == request.entry
+def _covered(events: tuple[ConsentEvent, ...], event: ConsentEvent) -> Iterator[consent.Standing]:
+    return (settle(events, channel) for channel in event.channels or scopes(events))
 
 
 def _renewing(
-    choice: Choice, command: Command, purpose: CompiledPurpose, events: tuple[ConsentEvent, ...], now: int, pointer: str
+    choice: Choice, command: Command, purpose: CompiledPurpose, state: DataSubjectState, now: int, pointer: str
 ) -> Choice | Refusal:
-    standings = [settle(events, channel) for channel in choice.channels or (None,)]
+    """Renewed is what was in force when the person did so, on every channel that the choice covers."""
+    at = _occurred(choice, now)
+    before = tuple(event for event in live(state.on(choice.purpose)) if event.occurred_at <= at)
+    standings = [settle(before, channel) for channel in choice.channels or (None,)]
     grants = [one.decided_by for one in standings if one.state == "granted" and one.decided_by is not None]
-    expired = any(_ended(grant, purpose, now) for grant in grants)
-    if len(grants) < len(standings) or expired or command.actor not in ("data_subject", "guardian"):
+    ended = any(_ended(grant, purpose, state, at) for grant in grants)
+    if len(grants) < len(standings) or ended or command.actor not in ("data_subject", "guardian"):
         return Refusal(
             "not_renewable", "a person renews a consent that is in force; what has ended is given anew", pointer
         )
     return msgspec.structs.replace(choice, notice=choice.notice or grants[0].notice)
 
 
-def _ended(grant: ConsentEvent, purpose: CompiledPurpose, now: int) -> bool:
-    own = grant.valid_until is not None and now >= grant.valid_until
-    return own or (purpose.valid_for is not None and now >= expires_at(grant.occurred_at, purpose.valid_for))
+def _ended(grant: ConsentEvent, purpose: CompiledPurpose, state: DataSubjectState, at: int) -> bool:
+    terms = terms_of(purpose, state)
+    end = ends_at(grant, purpose, terms, adult_at(state, terms.age_of_consent))
+    return end is not None and at >= end
 
 
 def _voiding(choice: Choice, command: Command, events: tuple[ConsentEvent, ...], pointer: str) -> Choice | Refusal:
@@ -353,14 +359,15 @@ def _fault(
     if choice.notice is not None and notice is None:
         return Refusal("notice_unknown", "no such notice version was published", f"{pointer}/notice")
     imported = command.actor == "import"
-    claimed = now if choice.claimed_at is None else choice.claimed_at
+    claimed, occurred = _claimed(choice, now), _occurred(choice, now)
+    alone = _of_age(purpose, state, occurred)
     if command.actor == "system":
         return Refusal("not_affirmative", "a grant is an act of the person; the system cannot consent", pointer)
     if command.actor == "guardian":
         guardian = state.guardians.get(command.guardian or "")
-        if guardian is None or not guardian.live(min(claimed, now)):
-            return Refusal("guardian_unknown", "no such guardian of the person is on record at that time", "/actor/id")
-    elif _of_age(purpose, state, min(claimed, now)) is False:
+        if guardian is None or not guardian.live(occurred) or alone is True:
+            return Refusal("guardian_unknown", "no such guardian may act for the person at that time", "/actor/id")
+    elif alone is False:
         return Refusal("guardian_required", "the person is too young to consent alone; a guardian consents", pointer)
     if purpose.retired_at_ms is not None and now >= purpose.retired_at_ms:
         return Refusal("purpose_retired", "the purpose is retired and takes no new consent", f"{pointer}/purpose")
@@ -377,11 +384,11 @@ def _fault(
         return Refusal("notice_required", "a grant names the notice that was shown", f"{pointer}/notice")
     if notice is not None and notice.notice != purpose.notice:
         return Refusal("notice_unknown", "the purpose has another notice", f"{pointer}/notice")
-    if notice is not None and not _was_published(notice, min(claimed, now)):
+    if notice is not None and not _was_published(notice, occurred):
         return Refusal(
             "notice_not_published_then", "the notice had not been published at that time", f"{pointer}/occurred_at"
         )
-    if choice.valid_until is not None and choice.valid_until <= max(choice.valid_from or 0, min(claimed, now)):
+    if choice.valid_until is not None and choice.valid_until <= max(choice.valid_from or 0, occurred):
         return Refusal("validity_invalid", "the consent would end before it begins", f"{pointer}/valid_until")
     offer = command.offer
     if offer is not None:
@@ -394,10 +401,17 @@ def _fault(
 
 def _of_age(purpose: CompiledPurpose, state: DataSubjectState, at: int) -> bool | None:
     """Whether the person may consent alone where they live; None where nobody knows their age, or no age is set."""
-    terms = terms_for(purpose, min(purpose.actions), min(purpose.channels, default=None), places_of(state))
-    if not state.birth_date or terms.age_of_consent is None:
-        return None
-    return at >= comes_of_age(state.birth_date, terms.age_of_consent)
+    adult = adult_at(state, terms_of(purpose, state).age_of_consent)
+    return None if adult is None else at >= adult
+
+
+def _claimed(choice: Choice, now: int) -> int:
+    return now if choice.claimed_at is None else choice.claimed_at
+
+
+def _occurred(choice: Choice, now: int) -> int:
+    """When the choice takes its place in the order: when its caller says, but not in the future."""
+    return min(_claimed(choice, now), now)
 
 
 def _was_published(notice: PublishedNotice, at: int) -> bool:
@@ -413,8 +427,7 @@ def _recorded(
     now: int,
 ) -> ConsentRecorded:
     """What goes into the payload. Under double opt-in a grant without confirmation is a request for one."""
-    claimed = now if choice.claimed_at is None else choice.claimed_at
-    occurred = min(claimed, now)
+    claimed, occurred = _claimed(choice, now), _occurred(choice, now)
     confirmed = command.evidence is not None and command.evidence.confirmation is not None
     kind: ConsentKind = "request" if choice.kind == "grant" and purpose.double_opt_in and not confirmed else choice.kind
     permissive = kind in PERMISSIVE
@@ -447,12 +460,14 @@ def _recorded(
 def _graded(
     choice: Choice, command: Command, state: DataSubjectState, occurred: int, now: int, policy: CompiledPolicy
 ) -> int:
-    """How well a permission is proved.
+    """How well a permission is proved; one that is reported too late, not at all.
 
     A confirmation through the link that was sent to the address: the page showed the text, and the mailbox is the
     person's (E3); with a request that was authenticated, E4. A renewal keeps what its grant had, if that is more.
     """
-    own = _grade(command, occurred, now, policy)
+    if now >= expires_at(occurred, policy.backdating_limit):
+        return consent.E0
+    own = _grade(command, occurred)
     events = live(state.on(choice.purpose))
     match choice.kind:
         case "confirm":
@@ -465,13 +480,11 @@ def _graded(
             return own
 
 
-def _grade(command: Command, occurred: int, now: int, policy: CompiledPolicy) -> int:
+def _grade(command: Command, occurred: int) -> int:
     """How well a grant is proved. Without an offer nothing shows what was on screen: E1 at most."""
     evidence = command.evidence
     confirmed = evidence is not None and evidence.confirmation is not None
     authenticated = evidence is not None and evidence.authentication is not None
-    if now >= expires_at(occurred, policy.backdating_limit):
-        return consent.E0
     if command.actor == "import":
         return consent.E3 if confirmed else consent.E0
     if command.offer is None:
@@ -490,11 +503,8 @@ def _guarded_refusal(events: tuple[ConsentEvent, ...], grant: ConsentEvent) -> C
     supersedes it.
     """
     before = tuple(event for event in events if event.occurred_at < grant.occurred_at)
-    for channel in grant.channels or scopes(events):
-        refusal = settle(before, channel).refusal
-        if refusal is not None and not may_lift(grant, refusal):
-            return refusal
-    return None
+    barriers = (barrier(grant, settle(before, channel)) for channel in grant.channels or scopes(events))
+    return next((one for one in barriers if one is not None), None)
 
 
 def _obstacle(entry: NewEntry, after: DataSubjectState, now: int) -> ConsentEvent | None:

@@ -9,15 +9,10 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from volenti.core.consent import scopes, settle
-from volenti.core.data_subject import DataSubjectState, comes_of_age
-from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, terms_for
+from volenti.core.data_subject import ASKS_KEPT, DataSubjectState, comes_of_age
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose
 from volenti.core.policy.duration import expires_at
-from volenti.core.policy.terms import Terms
-
-
-def places_of(state: DataSubjectState, stated: str | None = None) -> tuple[str, ...]:
-    """The jurisdictions that bind at once: the person's own and the one that the caller states; empty: not known."""
-    return tuple(place for place in (state.jurisdiction, stated) if place)
+from volenti.core.validity import terms_of
 
 
 def locked_until(policy: CompiledPolicy, state: DataSubjectState, purposes: Iterable[str], now: int) -> int | None:
@@ -37,7 +32,7 @@ def locked_until(policy: CompiledPolicy, state: DataSubjectState, purposes: Iter
 def _locks(policy: CompiledPolicy, purpose: CompiledPurpose, state: DataSubjectState) -> Iterator[int]:
     events = state.on(purpose.key)
     refusals = [refusal for channel in scopes(events) if (refusal := settle(events, channel).refusal) is not None]
-    terms = _terms(purpose, state)
+    terms = terms_of(purpose, state)
     for refusal in refusals:
         if terms.reask_lock is not None:
             yield expires_at(refusal.occurred_at, terms.reask_lock)
@@ -47,12 +42,9 @@ def _locks(policy: CompiledPolicy, purpose: CompiledPurpose, state: DataSubjectS
                 yield adult
     if policy.asking.cooldown is not None:
         asked = max((prompt.at for prompt in state.asked if purpose.key in prompt.purposes), default=None)
-        if asked is not None and not any(event.occurred_at >= asked for event in events):
+        answers = (event.occurred_at for event in events if event.kind not in ("acknowledge", "invalidate"))
+        if asked is not None and not any(answered >= asked for answered in answers):
             yield expires_at(asked, policy.asking.cooldown)
-
-
-def _terms(purpose: CompiledPurpose, state: DataSubjectState) -> Terms:
-    return terms_for(purpose, min(purpose.actions), min(purpose.channels, default=None), places_of(state))
 
 
 def _crowded(policy: CompiledPolicy, state: DataSubjectState, now: int) -> Iterator[int]:
@@ -60,7 +52,7 @@ def _crowded(policy: CompiledPolicy, state: DataSubjectState, now: int) -> Itera
     if limit is None:
         return
     begins, ends = _quarter(now)
-    if sum(begins <= prompt.at < ends for prompt in state.asked) >= limit:
+    if sum(begins <= prompt.at < ends for prompt in state.asked) >= min(limit, ASKS_KEPT):  # more are not remembered
         yield ends
 
 

@@ -60,12 +60,14 @@ class Standing(msgspec.Struct, frozen=True):
 
     `refusal` is the latest restriction, None where none stands. A repeated restriction changes neither the state nor
     what decided it, but it is what a grant has to lift: a grant must be newer than every refusal, not only the first.
-    `pending` is the request that waits for its confirmation, over whatever state stands beneath.
+    `own_refusal` is the latest that was the person's own act: what others refuse after it does not hide it from the
+    guard. `pending` is the request that waits for its confirmation, over whatever state stands beneath.
     """
 
     state: Settled
     decided_by: ConsentEvent | None = None
     refusal: ConsentEvent | None = None
+    own_refusal: ConsentEvent | None = None
     pending: ConsentEvent | None = None
 
 
@@ -103,6 +105,12 @@ def may_lift(event: ConsentEvent, refusal: ConsentEvent) -> bool:
             return False
 
 
+def barrier(event: ConsentEvent, standing: Standing) -> ConsentEvent | None:
+    """The refusal that stands here and that this permission may not lift; None if it may permit."""
+    refusals = (standing.refusal, standing.own_refusal)
+    return next((one for one in refusals if one is not None and not may_lift(event, one)), None)
+
+
 def live(events: tuple[ConsentEvent, ...]) -> tuple[ConsentEvent, ...]:
     """The events less those that were invalidated, by name, whatever their dates."""
     void = {event.names for event in events if event.kind == "invalidate"}
@@ -123,22 +131,34 @@ def _next(standing: Standing, event: ConsentEvent) -> Standing:
         case "grant":
             return _granted(standing, event)
         case "request":
-            return Standing(standing.state, standing.decided_by, standing.refusal, pending=event)
+            return msgspec.structs.replace(standing, pending=event)
         case "confirm":
             asked = standing.pending is not None and standing.pending.entry == event.names
             return _granted(standing, event) if asked else standing
         case "renew":
-            return Standing("granted", event) if standing.state == "granted" else standing
+            return Standing("granted", event) if _renewable(standing, event) else standing
         case "acknowledge" | "invalidate":
             return standing
         case "deny" | "withdraw" | "object":
             state = _refused(standing.state, event.kind)
-            return Standing(state, standing.decided_by if state == standing.state else event, event)
+            return Standing(
+                state=state,
+                decided_by=standing.decided_by if state == standing.state else event,
+                refusal=event,
+                own_refusal=event if event.actor == "data_subject" else standing.own_refusal,
+            )
 
 
 def _granted(standing: Standing, event: ConsentEvent) -> Standing:
-    lifted = standing.refusal is None or may_lift(event, standing.refusal)
-    return Standing("granted", event) if lifted else standing
+    return Standing("granted", event) if barrier(event, standing) is None else standing
+
+
+def _renewable(standing: Standing, renewal: ConsentEvent) -> bool:
+    """True if a grant stands, and had not come to its own end when it was renewed."""
+    grant = standing.decided_by
+    if standing.state != "granted" or grant is None:
+        return False
+    return grant.valid_until is None or renewal.occurred_at < grant.valid_until
 
 
 def _refused(state: Settled, kind: Literal["deny", "withdraw", "object"]) -> Settled:
@@ -162,19 +182,20 @@ def in_force(events: tuple[ConsentEvent, ...], event: ConsentEvent) -> ConsentEv
 
     A permission holds if it decides the standing of a channel that it covers, a request if it waits there or the
     channel is granted already; a restriction if every channel that it covers stands restricted. What was invalidated
-    has the invalidation in its way. An acknowledgement and an invalidation always hold.
+    has the invalidation in its way, and so has what rested on it. An acknowledgement and an invalidation always hold.
     """
-    void = next((other for other in events if other.kind == "invalidate" and other.names == event.entry), None)
+    voids = [other for other in events if other.kind == "invalidate"]
+    void = next((other for other in voids if other.names == event.entry), None)
     if void is not None or event.kind in ("acknowledge", "invalidate"):
         return void
     standings = [settle(events, channel) for channel in event.channels or scopes(events)]
     if event.restrictive:
-        against = [standing.decided_by for standing in standings if standing.state == "granted"]
-    elif any(_holds(standing, event) for standing in standings):
+        granted = (standing.decided_by for standing in standings if standing.state == "granted")
+        return next(granted, None)
+    if any(_holds(standing, event) for standing in standings):
         return None
-    else:
-        against = [standing.refusal or standing.pending or standing.decided_by for standing in standings]
-    return next((other for other in against if other is not None), None)
+    against = [standing.refusal or standing.pending or standing.decided_by for standing in standings]
+    return next((other for other in (*against, *voids) if other is not None), event)
 
 
 def _holds(standing: Standing, event: ConsentEvent) -> bool:

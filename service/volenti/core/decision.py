@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from volenti.core.asking import locked_until, places_of
+from volenti.core.asking import locked_until
 from volenti.core.consent import ConsentEvent, Standing, live, scopes, settle
 from volenti.core.data_subject import ENTRY_KINDS, DataSubjectState, Fact, comes_of_age
 from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, covers_region, terms_for
@@ -28,6 +28,7 @@ from volenti.core.policy.document import (
 )
 from volenti.core.policy.duration import expires_at
 from volenti.core.reason import STEPS, Reason, Step, reason
+from volenti.core.validity import adult_at, ends_at, places_of
 
 TTL_MS: Mapping[Action, int] = {Action.SEND: 60_000}
 """How long an answer may be reused, by action; every other action 300 s."""
@@ -264,7 +265,8 @@ class _Case:
         """The standing that decides.
 
         Of the channel asked for; without one, a valid grant on any channel, else what covers all channels, and where
-        nothing does, a grant that is not valid, so that the answer says what is wrong with it.
+        nothing does, a grant that is not valid or a request that waits, so that the answer says so. The refusal of one
+        channel is no answer for the others.
         """
         if self.question.channel is not None or not self.events:
             return settle(self.events, self.question.channel)
@@ -272,7 +274,7 @@ class _Case:
         granted = [standing for standing in found if standing.state == "granted"]
         valid = [standing for standing in granted if not any(self._flaws(standing))]
         if found[0].state == "unknown" and found[0].pending is None:
-            waiting = [standing for standing in found if standing.pending is not None]
+            waiting = [Standing("unknown", pending=one.pending) for one in found if one.pending is not None]
             return (*valid, *granted, *waiting, found[0])[0]
         return (*valid, found[0])[0]
 
@@ -301,7 +303,7 @@ class _Case:
     def data_subject(self) -> Iterator[Given]:
         if self.state.restriction is not None and self.basis not in _OUTLASTS_RESTRICTION:
             yield Given(reason("data_subject.processing_restricted"), self.state.restriction)
-        if self.basis is LawfulBasis.CONSENT and self._younger_than(self.terms.age_of_consent):
+        if self._consent_binds() and self._younger_than(self.terms.age_of_consent):
             event = self.standing.decided_by
             if (
                 self.standing.state == "granted"
@@ -339,7 +341,7 @@ class _Case:
         if self.basis in _IGNORES_CHOICES or self.basis is LawfulBasis.PROHIBITED or self._carried_by_a_grant():
             return
         state, event, pending = self.standing.state, self.standing.decided_by, self.standing.pending
-        asks = self.basis in _ASKS_FIRST and self._relation() is None
+        asks = self._consent_binds()
         if asks and pending is not None:
             yield Given(reason("consent.pending_confirmation"), pending)
         elif state in ("denied", "withdrawn") and not self._sale_opt_out():
@@ -366,6 +368,10 @@ class _Case:
             yield Given(reason("obligation.unsupported"))
 
     # ---- what the steps ask
+
+    def _consent_binds(self) -> bool:
+        """True if only a consent permits: nothing else stands in for it, as a relation does under soft opt-in."""
+        return self.basis in _ASKS_FIRST and self._relation() is None
 
     def lacking(self) -> Iterator[str]:
         """The types of mandatory obligations that the caller says it cannot perform."""
@@ -400,10 +406,14 @@ class _Case:
             yield fact, None if rule.max_age is None else expires_at(fact.occurred_at, rule.max_age)
 
     def _kept_until(self) -> int | None:
-        """When the retention of the purpose's data ends: so long after the person's last grant or relation, if any."""
+        """When the retention of the purpose's data ends: so long after the person's last grant or relation, if any.
+
+        A grant that was declared void counts too: the data came with it, and voiding it must not let them be kept.
+        """
         if self.purpose.retention is None:
             return None
-        granted = [event.occurred_at for event in self.events if event.kind in ("grant", "confirm", "renew")]
+        events = self.state.on(self.purpose.key)
+        granted = [event.occurred_at for event in events if event.kind in ("grant", "confirm", "renew")]
         related = [fact.occurred_at for fact in self.state.relations.values()]
         latest = max((*granted, *related), default=None)
         return None if latest is None else expires_at(latest, self.purpose.retention)
@@ -417,6 +427,11 @@ class _Case:
         relation = self._relation()
         assert (relation is None) is (self.basis is not LawfulBasis.SOFT_OPT_IN)
         return Given(reason(_BASIS_REASON[self.basis]), relation)
+
+    def carries(self) -> bool:
+        """True if the basis permits where its own step finds no obstacle: what objections and prohibitions deny, other steps say."""
+        objected = self.standing.state == "objected" and self.basis not in _IGNORES_CHOICES
+        return self.basis is not LawfulBasis.PROHIBITED and not objected
 
     def obligations(self) -> tuple[Obligation, ...]:
         return tuple(self._obligations())
@@ -449,9 +464,10 @@ class _Case:
         return _Case(self.policy, self.policy.purposes[key], self.state, asked, self.now)
 
     def _serving_denied(self, action: Action) -> bool:
-        """True if a purpose that serves this one has the action, and it is denied for this person."""
+        """True if a purpose that serves this one has the action, and it is denied for this person or switched off."""
         return any(
-            any(given for step in _CHOICES for given in step(self._serving(key, action)))
+            key in self.policy.suspended.purposes
+            or any(given for step in _CHOICES for given in step(self._serving(key, action)))
             for key in self.purpose.served_by
             if action in self.policy.purposes[key].actions
         )
@@ -515,13 +531,14 @@ class _Case:
             yield from (comes_of_age(self.state.birth_date, age) for age in ages if age is not None)
 
     def _expiry(self, event: ConsentEvent) -> int | None:
-        """When a grant ends: by its own end, the purpose's, the jurisdiction's, and a guardian's when the person is of age."""
-        ends = [] if event.valid_until is None else [event.valid_until]
-        lives = (self.purpose.valid_for, self.terms.consent_expiry)
-        ends.extend(expires_at(event.occurred_at, life) for life in lives if life is not None)
-        if event.actor == "guardian" and self.state.birth_date and self.terms.age_of_consent is not None:
-            ends.append(comes_of_age(self.state.birth_date, self.terms.age_of_consent))
-        return min(ends, default=None)
+        return ends_at(event, self.purpose, self.terms, self._adult_at() if event.actor == "guardian" else None)
+
+    def _adult_at(self) -> int | None:
+        """When a guardian's power ends: in the first of the places that bind. Elsewhere the person may still be a minor."""
+        purpose, question = self.purpose, self.question
+        in_each = [terms_for(purpose, question.action, question.channel, (place,)) for place in self.places]
+        ages = [terms.age_of_consent for terms in in_each or [self.terms] if terms.age_of_consent is not None]
+        return adult_at(self.state, min(ages, default=None))
 
     def _flaws(self, standing: Standing) -> Iterator[Given]:
         """Why a grant does not carry the question at this instant, by number: expired, outdated, badly proved, not yet in effect."""
@@ -585,10 +602,11 @@ def explain(
     case = _Case(policy, purpose, state, question, now)
     for step, rule in zip(_STEP_NAMES, _PERSONAL, strict=True):
         codes = tuple(given.reason.code for given in rule(case))
-        permits = step == "basis" and not codes and case.standing.state != "objected"
-        code = (case.permitting().reason.code,) if permits and case.basis is not LawfulBasis.PROHIBITED else codes
-        outcome: Literal["passed", "denied", "permitted"] = "denied" if codes else "permitted" if code else "passed"
-        traced.append(Traced(step, outcome, code, case.inputs(step)))
+        permitting = (case.permitting().reason.code,) if step == "basis" and not codes and case.carries() else ()
+        outcome: Literal["passed", "denied", "permitted"] = (
+            "denied" if codes else "permitted" if permitting else "passed"
+        )
+        traced.append(Traced(step, outcome, codes or permitting, case.inputs(step)))
     return tuple(traced)
 
 

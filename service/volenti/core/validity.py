@@ -1,0 +1,35 @@
+"""Who may consent for a person where they live, and until when a consent lasts."""
+
+from __future__ import annotations
+
+from volenti.core.consent import ConsentEvent
+from volenti.core.data_subject import DataSubjectState, comes_of_age
+from volenti.core.policy.compile import CompiledPurpose, terms_for
+from volenti.core.policy.duration import expires_at
+from volenti.core.policy.terms import Terms, merged
+
+
+def places_of(state: DataSubjectState, stated: str | None = None) -> tuple[str, ...]:
+    """The jurisdictions that bind at once: the person's own and the one that the caller states; empty: not known."""
+    return tuple(place for place in (state.jurisdiction, stated) if place)
+
+
+def terms_of(purpose: CompiledPurpose, state: DataSubjectState) -> Terms:
+    """The terms of a choice where the person lives. A choice is on all that a purpose does: the strictest of it binds."""
+    places = places_of(state)
+    return merged(terms_for(purpose, action, None, places) for action in sorted(purpose.actions))
+
+
+def adult_at(state: DataSubjectState, age_of_consent: int | None) -> int | None:
+    """When the person may consent alone; None where nobody knows their age, or no age is set."""
+    return comes_of_age(state.birth_date, age_of_consent) if state.birth_date and age_of_consent is not None else None
+
+
+def ends_at(grant: ConsentEvent, purpose: CompiledPurpose, terms: Terms, adult: int | None) -> int | None:
+    """When a grant ends: by its own end, the purpose's, the jurisdiction's, and a guardian's when the person is of age."""
+    ends = [] if grant.valid_until is None else [grant.valid_until]
+    lives = (purpose.valid_for, terms.consent_expiry)
+    ends.extend(expires_at(grant.occurred_at, life) for life in lives if life is not None)
+    if grant.actor == "guardian" and adult is not None:
+        ends.append(adult)
+    return min(ends, default=None)
