@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from shipped_profiles import SHIPPED
 from volenti.core.data_subject import EMPTY
 from volenti.core.decision import SOUND, TTL_MS, Question, Situation, evaluate
 from volenti.core.policy.compile import compile_policy
@@ -18,7 +19,7 @@ from volenti.core.policy.starter import starter_policy
 
 STARTER = lint(starter_policy("Acme GmbH")).policy
 assert STARTER is not None
-POLICY = compile_policy(STARTER, ())
+POLICY = compile_policy(STARTER, (), SHIPPED["2026.11"], 0)
 NOW = 1_000_000_000_000
 
 
