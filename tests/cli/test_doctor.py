@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import asyncpg
 import pytest
 
 from deployments import with_keys_bound
+from object_store import BUCKET, ENVIRONMENT, object_store
 from volenti.cli.main import run
 from volenti.keys.keyring import create_file
 from volenti.store.embedded import Embedded
@@ -44,7 +46,42 @@ def test_a_sound_deployment_is_well_in_every_respect(server: Embedded, capsys: p
     assert run(["workspace", "create", f"doctor-{os.getpid()}", "--data-dir", str(server.data_dir)]) == 0
     code, good, bad = examined(capsys, "--data-dir", str(server.data_dir))
     assert (code, bad) == (0, {})
-    assert {"keys", "schema", "database", "clocks", "ledgers"} <= set(good)
+    assert {"keys", "schema", "database", "clocks", "ledgers", "anchor", "journal"} <= set(good)
+
+
+def test_an_anchor_that_cannot_be_reached_is_named_and_ends_with_3(
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**ENVIRONMENT, "VOLENTI_S3_ENDPOINT": "http://127.0.0.1:1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("VOLENTI_ANCHOR", "s3://bucket/prefix")
+    code, _, bad = examined(capsys, "--data-dir", str(server.data_dir))
+    assert code == 3
+    assert bad["anchor"].startswith("s3://bucket/prefix: the anchor cannot be checked")
+
+
+def test_an_anchor_whose_store_ignores_conditions_is_named(
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with object_store() as store:
+        monkeypatch.setenv("VOLENTI_S3_ENDPOINT", store.url)
+        monkeypatch.setenv("VOLENTI_ANCHOR", f"s3://{BUCKET}")
+        assert examined(capsys, "--data-dir", str(server.data_dir))[0] == 0
+        store.ignores_conditions = True
+        code, _, bad = examined(capsys, "--data-dir", str(server.data_dir))
+    assert code == 1
+    assert "ignores If-Match" in bad["anchor"]
+
+
+def test_an_anchor_in_s3_without_its_library_is_wrong_use_and_says_what_to_install(
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setenv("VOLENTI_ANCHOR", "s3://bucket/prefix")
+    assert run(["workspace", "list", "--data-dir", str(server.data_dir)]) == 2
+    assert "pip install 'volenti[s3]'" in capsys.readouterr().err
 
 
 def test_the_keys_of_another_deployment_are_named(
