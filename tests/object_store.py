@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import boto3
+import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
-BUCKET = "volenti-tests"
+_numbers = itertools.count()
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "tests",
     "AWS_SECRET_ACCESS_KEY": "tests",
@@ -40,14 +42,16 @@ App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 @dataclass
 class ObjectStore:
-    """The store. `fault` falls on the next write only; `ignores_conditions` makes it one that knows neither header."""
+    """The store. `fault` falls on the next write only (`late`: it is done when `released`); `ignores_conditions` makes it one that knows neither header."""
 
     app: App = field(default_factory=lambda: DomainDispatcherApplication(create_backend_app))
     url: str = ""
-    fault: Fault | None = None
+    bucket: str = field(default_factory=lambda: f"volenti-tests-{next(_numbers)}")  # moto has one world a process
+    fault: Fault | Literal["late"] | None = None
     ignores_conditions: bool = False
     writes: int = 0
     released: threading.Event = field(default_factory=threading.Event)
+    landed: threading.Event = field(default_factory=threading.Event)
     _one: threading.Lock = field(default_factory=threading.Lock)
 
     def client(self) -> Any:
@@ -56,14 +60,16 @@ class ObjectStore:
     def objects(self) -> Mapping[str, str]:
         """What the bucket holds."""
         client = self.client()
-        keys = [one["Key"] for one in client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
-        kept = {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read().decode() for key in keys}
+        keys = [one["Key"] for one in client.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
+        kept = {key: client.get_object(Bucket=self.bucket, Key=key)["Body"].read().decode() for key in keys}
         client.close()
         return kept
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "PUT":
             return self.app(environ, start_response)
+        if self.fault == "late":
+            return self._late(environ, start_response)
         with self._one:  # moto looks at the condition and writes in two steps; a store does it in one
             self.writes += 1
             fault, self.fault = self.fault, None
@@ -74,6 +80,15 @@ class ObjectStore:
             if fault.endswith("after"):
                 list(self.app(environ, lambda *_: None))
         return self._fail(fault, environ, start_response)
+
+    def _late(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Do the write when the test says so, long after who asked has given up."""
+        self.fault = None
+        self.released.wait(30)
+        with self._one:
+            answer = self.app(environ, start_response)
+        self.landed.set()
+        return answer
 
     def _fail(self, fault: Fault, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         match fault.split()[0]:
@@ -99,8 +114,16 @@ class _Quiet(MotoRequestHandler):
 
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
-    """A store with one empty bucket, for as long as the block lasts; the caller has set ENVIRONMENT."""
-    store = ObjectStore()
+    """A store with one empty bucket and credentials for it, for as long as the block lasts."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in ENVIRONMENT.items():
+            patched.setenv(name, value)
+        with _served(ObjectStore()) as store:
+            yield store
+
+
+@contextmanager
+def _served(store: ObjectStore) -> Iterator[ObjectStore]:
     server: Any = make_server("127.0.0.1", 0, store, threaded=True, request_handler=_Quiet)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -108,7 +131,7 @@ def object_store() -> Iterator[ObjectStore]:
     try:
         store.url = f"http://127.0.0.1:{server.server_port}"
         client = store.client()
-        client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        client.create_bucket(Bucket=store.bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
         client.close()
         yield store
     finally:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from deployments import with_keys_bound
-from object_store import BUCKET, ENVIRONMENT, object_store
+from object_store import ENVIRONMENT, object_store
 from volenti.cli.main import run
 from volenti.keys.keyring import create_file
 from volenti.store.embedded import Embedded
@@ -63,11 +63,9 @@ def test_an_anchor_that_cannot_be_reached_is_named_and_ends_with_3(
 def test_an_anchor_whose_store_ignores_conditions_is_named(
     server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
     with object_store() as store:
         monkeypatch.setenv("VOLENTI_S3_ENDPOINT", store.url)
-        monkeypatch.setenv("VOLENTI_ANCHOR", f"s3://{BUCKET}")
+        monkeypatch.setenv("VOLENTI_ANCHOR", f"s3://{store.bucket}")
         assert examined(capsys, "--data-dir", str(server.data_dir))[0] == 0
         store.ignores_conditions = True
         code, _, bad = examined(capsys, "--data-dir", str(server.data_dir))

@@ -13,7 +13,7 @@ from typing import get_args
 
 import pytest
 
-from object_store import BUCKET, ENVIRONMENT, Fault, ObjectStore, object_store
+from object_store import Fault, ObjectStore, object_store
 from volenti.errors import Invalid, Unavailable
 from volenti.store import anchor_s3
 from volenti.store.anchor import AnchorStore, FileAnchor, open_anchor
@@ -26,11 +26,8 @@ Opener = Callable[[], AnchorStore]
 
 @pytest.fixture(scope="module")
 def store_of_module() -> Iterator[ObjectStore]:
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in ENVIRONMENT.items():
-            patched.setenv(name, value)
-        with object_store() as store:
-            yield store
+    with object_store() as store:
+        yield store
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def bucket(store_of_module: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Ite
     """The S3-compatible store, empty and sound."""
     client = store_of_module.client()
     for key in store_of_module.objects():
-        client.delete_object(Bucket=BUCKET, Key=key)
+        client.delete_object(Bucket=store_of_module.bucket, Key=key)
     client.close()
     store_of_module.fault, store_of_module.ignores_conditions = None, False
     yield store_of_module
@@ -50,7 +47,8 @@ def bucket(store_of_module: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Ite
 def another(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     place, endpoint = str(tmp_path), None
     if request.param == "s3":
-        place, endpoint = f"s3://{BUCKET}/some/where", request.getfixturevalue("bucket").url
+        bucket = request.getfixturevalue("bucket")
+        place, endpoint = f"s3://{bucket.bucket}/some/where", bucket.url
     with ExitStack() as opened:
 
         def opener() -> AnchorStore:
@@ -63,7 +61,7 @@ def another(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
 
 @pytest.fixture
 async def s3(bucket: ObjectStore) -> AsyncIterator[AnchorStore]:
-    anchor = open_anchor(f"s3://{BUCKET}/some/where/", endpoint=bucket.url)
+    anchor = open_anchor(f"s3://{bucket.bucket}/some/where/", endpoint=bucket.url)
     yield anchor
     anchor.close()
 
@@ -138,7 +136,7 @@ async def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("bucket")
 async def test_a_store_that_cannot_be_reached_says_so() -> None:
-    anchor = open_anchor(f"s3://{BUCKET}", endpoint="http://127.0.0.1:1")
+    anchor = open_anchor("s3://bucket", endpoint="http://127.0.0.1:1")
 
     for call in (anchor.read(ORIGIN), anchor.swap(ORIGIN, None, "new"), anchor.check()):
         with pytest.raises(Unavailable, match="EndpointConnectionError"):
@@ -175,6 +173,23 @@ async def test_a_swap_that_fails_or_only_seems_to_leaves_old_or_new_and_reading_
     kept = await s3.read(ORIGIN)
     assert kept == ("new" if fault.endswith("after") else "old")
     assert await s3.swap(ORIGIN, kept, "newer")
+
+
+async def test_a_swap_that_was_given_up_and_lands_late_overwrites_nothing(
+    bucket: ObjectStore, s3: AnchorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anchor_s3, "ANSWER_SECONDS", 1.0)
+    assert await s3.swap(ORIGIN, None, "old")
+    bucket.fault = "late"
+    with pytest.raises(Unavailable):
+        await s3.swap(ORIGIN, "old", "new")
+    assert await s3.read(ORIGIN) == "old"
+    assert await s3.swap(ORIGIN, "old", "newer")
+
+    bucket.released.set()
+    assert bucket.landed.wait(5)
+
+    assert await s3.read(ORIGIN) == "newer"
 
 
 async def test_a_store_that_ignores_the_conditions_is_found_out(bucket: ObjectStore, s3: AnchorStore) -> None:
