@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from volenti.errors import Invalid, Unavailable
+from volenti.store.durable import make_folder, sync_folder
 
 
 class AnchorStore(Protocol):
@@ -86,7 +87,7 @@ class FileAnchor:
         """Nothing is held between calls."""
 
     def _check(self) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         with self._alone():
             pass
 
@@ -97,7 +98,7 @@ class FileAnchor:
             return None
 
     def _swap(self, origin: str, old: str | None, new: str) -> bool:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         with self._alone():
             if self._read(origin) != old:
                 return False
@@ -109,11 +110,7 @@ class FileAnchor:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(path)
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._folder)
             return True
 
     @contextmanager
