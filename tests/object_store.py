@@ -66,8 +66,13 @@ class ObjectStore:
         return kept
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] != "PUT":
+        if environ["REQUEST_METHOD"] != "PUT" or environ["PATH_INFO"].count("/") == 1:
             return self.app(environ, start_response)
+        if "HTTP_CONTENT_MD5" not in environ:
+            start_response("400 Bad Request", [("Content-Type", "application/xml")])
+            return [
+                b"<Error><Code>InvalidRequest</Code><Message>as a bucket with Object Lock answers</Message></Error>"
+            ]
         if self.fault == "late":
             return self._late(environ, start_response)
         with self._one:  # moto looks at the condition and writes in two steps; a store does it in one

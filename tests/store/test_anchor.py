@@ -200,9 +200,12 @@ async def test_a_store_that_ignores_the_conditions_is_found_out(bucket: ObjectSt
         await s3.check()
 
 
-async def test_the_objects_lie_under_the_prefix_that_was_given(bucket: ObjectStore, s3: AnchorStore) -> None:
+async def test_an_object_has_the_name_of_the_file_so_that_an_anchor_can_be_copied_from_store_to_store(
+    bucket: ObjectStore, s3: AnchorStore, tmp_path: Path
+) -> None:
     assert await s3.swap(ORIGIN, None, "note")
-    assert [(key.rpartition("/")[0], note) for key, note in bucket.objects().items()] == [("some/where", "note")]
+    assert await FileAnchor(tmp_path).swap(ORIGIN, None, "note")
+    assert {key.removeprefix("some/where/") for key in bucket.objects()} == {*os.listdir(tmp_path)} - {"lock"}
 
 
 @pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "s3:///prefix", "https://example.org", "file:///tmp"])

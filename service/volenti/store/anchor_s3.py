@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -75,8 +77,12 @@ class S3Anchor:
 
     def _put(self, name: str, note: str, condition: dict[str, str]) -> bool:
         """Write under a condition; False if it did not hold."""
+        body = note.encode()
+        digest = b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()  # Object Lock demands one
         try:
-            self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=note.encode(), **condition)
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._prefix + name, Body=body, ContentMD5=digest, **condition
+            )
         except self._client.exceptions.ClientError as error:
             if _code(error) in LOST:
                 return False
@@ -108,7 +114,7 @@ def _client(endpoint: str | None) -> Any:
         # A conditional write that the client repeats by itself loses against its own first try.
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=THREADS,
-        # Older S3-compatible stores refuse the newer checksums; a note is signed and needs none.
+        # Older S3-compatible stores refuse the newer checksums.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
