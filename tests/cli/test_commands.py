@@ -17,6 +17,7 @@ import pytest
 import rich_click as click
 
 from deployments import with_keys_bound
+from object_store import ENVIRONMENT
 from volenti.cli.main import run, volenti
 from volenti.core.policy.starter import starter_policy
 from volenti.keys.credential import PATTERN
@@ -145,7 +146,7 @@ def test_wrong_use_ends_with_2_and_a_sentence(arguments: list[str], capsys: pyte
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("PORT", "many"), ("WORKERS", "0"), ("PROFILE", "desktop"), ("LOG_LEVEL", "loud"), ("ORIGIN", "a b"), ("SETTINGS", "missing.toml"), ("DATABASE_URL", "mysql://ana:secret@localhost")],
+    [("PORT", "many"), ("WORKERS", "0"), ("PROFILE", "desktop"), ("LOG_LEVEL", "loud"), ("ORIGIN", "a b"), ("SETTINGS", "missing.toml"), ("DATABASE_URL", "mysql://ana:secret@localhost"), ("JOURNAL", "s3://bucket/journal"), ("S3_ENDPOINT", "minio:9000")],
 )  # fmt: skip
 def test_a_setting_that_does_not_fit_is_named_and_its_value_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str
@@ -429,6 +430,18 @@ def test_commands_work_while_a_service_runs_on_the_same_data(
             service.kill()
     assert run(["workspace", "list", "--data-dir", str(data)]) == 0  # and the data is there without it
     assert "acme" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workspace")
+def test_a_service_that_cannot_read_its_anchor_ends_with_3_and_says_so(data: str) -> None:
+    places = {"VOLENTI_ANCHOR": "s3://bucket/anchor", "VOLENTI_S3_ENDPOINT": "http://127.0.0.1:1"}
+    arguments = [sys.executable, "-m", "volenti", "serve", "--port", "0", "--data-dir", data]
+    environment = {**os.environ, **ENVIRONMENT, **places}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "volenti: the anchor cannot be read (EndpointConnectionError)"
+    assert "Traceback" not in done.stderr
 
 
 def _check(base: str, secret: str, question: bytes) -> dict[str, object]:

@@ -170,7 +170,7 @@ def _shown(host: str) -> str:
 def _run(deployment: Deployment, settings: Settings, bound: Sockets, stopping: _Stopping, *, standing: bool) -> None:
     """Serve until SIGTERM or SIGINT: readiness off, requests in flight finish, the queue drains. Returns, so the exit code is 0.
 
-    Raises Unavailable if a worker process cannot come up.
+    Raises what kept the application from starting; Unavailable if a worker process cannot come up.
     """
     options: dict[str, Any] = {
         "loop": "uvloop", "http": "volenti.api.guard:Guard", "ws": "none", "lifespan": "on", "interface": "asgi3",
@@ -184,7 +184,10 @@ def _run(deployment: Deployment, settings: Settings, bound: Sockets, stopping: _
         application = _application(settings, deployment.dsn, ports, standing=standing)
         stopping.server = uvicorn.Server(uvicorn.Config(application, **options))
         if not stopping.asked:
-            stopping.server.run(sockets=sockets)
+            try:
+                stopping.server.run(sockets=sockets)
+            except SystemExit:  # of a start that failed
+                raise application.failure or Unavailable("the service could not start") from None
     else:
         os.environ |= {
             "VOLENTI_WORKER_DSN": deployment.dsn("volenti_app"),
