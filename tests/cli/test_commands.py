@@ -166,6 +166,20 @@ def test_the_production_profile_never_starts_a_database_of_its_own(
     assert "VOLENTI_DATABASE_URL" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm here")
+@pytest.mark.parametrize("name", ["anchor", "journal"])
+def test_production_does_not_serve_with_a_folder_that_goes_away(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"VOLENTI_ANCHOR": "s3://bucket", "VOLENTI_JOURNAL": "off", f"VOLENTI_{name.upper()}": "/dev/shm/volenti"}
+    for variable, value in places.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("VOLENTI_PROFILE", "production")
+    assert run(["serve", "--database-url", "postgresql://nobody@127.0.0.1:1/nowhere"]) == 2
+    assert f"the {name} goes away with the machine's memory" in capsys.readouterr().err
+    assert not os.path.exists("/dev/shm/volenti")
+
+
 # ---- exit 3: cannot be reached
 
 

@@ -137,11 +137,27 @@ def test_a_ledger_that_was_stopped_is_named(server: Embedded, capsys: pytest.Cap
 
 
 def test_production_wants_https_to_the_outside(
-    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VOLENTI_PROFILE", "production")
-    monkeypatch.setenv("VOLENTI_DATABASE_URL", server.url("volenti_app"))
+    monkeypatch.setenv("VOLENTI_DATABASE_URL", server.url("volenti"))
     monkeypatch.setenv("VOLENTI_KEY_FILE", str(server.data_dir / "keys.json"))
+    monkeypatch.setenv("VOLENTI_ANCHOR", str(tmp_path / "anchor"))
+    monkeypatch.setenv("VOLENTI_JOURNAL", str(tmp_path / "journal"))
     code, _, bad = examined(capsys)
-    assert code != 0
-    assert bad
+    assert code == 1
+    assert bad["public base URL"] == "production needs https"
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm here")
+def test_production_is_told_which_folder_goes_away(
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VOLENTI_PROFILE", "production")
+    monkeypatch.setenv("VOLENTI_DATABASE_URL", server.url("volenti"))
+    monkeypatch.setenv("VOLENTI_KEY_FILE", str(server.data_dir / "keys.json"))
+    monkeypatch.setenv("VOLENTI_ANCHOR", str(tmp_path / "anchor"))
+    monkeypatch.setenv("VOLENTI_JOURNAL", "/dev/shm/volenti")
+    code, _, bad = examined(capsys)
+    assert code == 1
+    assert bad["journal"] == "it goes away with the machine's memory"

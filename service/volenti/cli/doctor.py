@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import rich_click as click
 
-from volenti.cli.deployment import Deployment, deployed, settings_of, where
+from volenti.cli.deployment import Deployment, deployed, passing, settings_of, where
 from volenti.cli.main import NEGATIVE, UNREACHABLE
 from volenti.errors import Unavailable, VolentiError
 from volenti.flows.clock import milliseconds, wall_clock
@@ -82,6 +82,9 @@ def _services(deployment: Deployment) -> list[Outcome]:
         )
         if services.settings.profile == "production" and not services.settings.public_base_url.startswith("https://"):
             outcomes.append((NEGATIVE, "public base URL: production needs https"))
+        if services.settings.profile == "production":
+            lost = passing(services.settings)
+            outcomes += [(NEGATIVE, f"{name}: it goes away with {owner}") for name, owner in lost.items()]
         outcomes.append(await _anchor(services))
         outcomes.append((0, f"journal: {services.settings.journal_path or 'none'}"))
         return outcomes

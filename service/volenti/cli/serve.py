@@ -25,7 +25,7 @@ from uvicorn.supervisors import Multiprocess
 from volenti.api.app import Application
 from volenti.api.endpoint import Listener
 from volenti.cli.demo import seed
-from volenti.cli.deployment import Deployment, deployed, settings_of, where
+from volenti.cli.deployment import Deployment, deployed, passing, settings_of, where
 from volenti.errors import Invalid, Unavailable, VolentiError
 from volenti.flows.clock import StandingClock
 from volenti.flows.open_services import opened, stand_clock
@@ -69,6 +69,7 @@ def serve(
     configure(settings.log_level)
     stopping = _Stopping()
     with deployed(settings, create=True, tell=True) as deployment:
+        _refuse_passing_places(settings)
         if stands_at is not None:
             asyncio.run(stand_clock(deployment.settings, deployment.dsn, stands_at))
         standing = _clock_stands(deployment)
@@ -88,6 +89,12 @@ def serve(
             stop.set()
             watch.join(timeout=GRACE_SECONDS)
     return 0
+
+
+def _refuse_passing_places(settings: Settings) -> None:
+    for name, owner in passing(settings).items():
+        if settings.profile == "production":
+            raise Invalid(f"the {name} goes away with {owner}, which production does not bear: give it another place")
 
 
 class _Stopping:
