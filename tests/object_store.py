@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,15 +17,25 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 _numbers = itertools.count()
-ENVIRONMENT = {
+_NOBODY = {
     "AWS_ACCESS_KEY_ID": "tests",
     "AWS_SECRET_ACCESS_KEY": "tests",
     "AWS_DEFAULT_REGION": "eu-central-1",
-    "AWS_CONFIG_FILE": "/dev/null",
-    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_PROXY": "127.0.0.1",
+    "no_proxy": "127.0.0.1",
 }
-"""Credentials that are nobody's, and nothing of the machine's: so that no test looks beyond 127.0.0.1 for them."""
+
+
+def forget_the_cloud(patch: pytest.MonkeyPatch) -> None:
+    """Credentials that are nobody's and nothing of the machine's, so that no client looks beyond 127.0.0.1."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        patch.delenv(name)
+    for name, value in _NOBODY.items():
+        patch.setenv(name, value)
+
 
 Fault = Literal[
     "500 before",
@@ -121,8 +132,7 @@ class _Quiet(MotoRequestHandler):
 def object_store() -> Iterator[ObjectStore]:
     """A store with one empty bucket and credentials for it, for as long as the block lasts."""
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in ENVIRONMENT.items():
-            patched.setenv(name, value)
+        forget_the_cloud(patched)
         with _served(ObjectStore()) as store:
             yield store
 

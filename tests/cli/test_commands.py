@@ -17,7 +17,7 @@ import pytest
 import rich_click as click
 
 from deployments import with_keys_bound
-from object_store import ENVIRONMENT
+from object_store import forget_the_cloud
 from volenti.cli.main import run, volenti
 from volenti.core.policy.starter import starter_policy
 from volenti.keys.credential import PATTERN
@@ -448,10 +448,13 @@ def test_commands_work_while_a_service_runs_on_the_same_data(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("workspace")
-def test_a_service_that_cannot_read_its_anchor_ends_with_3_and_says_so(data: str) -> None:
+def test_a_service_that_cannot_read_its_anchor_ends_with_3_and_says_so(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_the_cloud(monkeypatch)
     places = {"VOLENTI_ANCHOR": "s3://bucket/anchor", "VOLENTI_S3_ENDPOINT": "http://127.0.0.1:1"}
     arguments = [sys.executable, "-m", "volenti", "serve", "--port", "0", "--data-dir", data]
-    environment = {**os.environ, **ENVIRONMENT, **places}
+    environment = {**os.environ, **places}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == "volenti: the anchor cannot be read (EndpointConnectionError)"

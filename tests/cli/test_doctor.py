@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from deployments import with_keys_bound
-from object_store import ENVIRONMENT, object_store
+from object_store import forget_the_cloud, object_store
 from volenti.cli.main import run
 from volenti.keys.keyring import create_file
 from volenti.store.embedded import Embedded
@@ -52,8 +52,8 @@ def test_a_sound_deployment_is_well_in_every_respect(server: Embedded, capsys: p
 def test_an_anchor_that_cannot_be_reached_is_named_and_ends_with_3(
     server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {**ENVIRONMENT, "VOLENTI_S3_ENDPOINT": "http://127.0.0.1:1"}.items():
-        monkeypatch.setenv(name, value)
+    forget_the_cloud(monkeypatch)
+    monkeypatch.setenv("VOLENTI_S3_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("VOLENTI_ANCHOR", "s3://bucket/prefix")
     code, _, bad = examined(capsys, "--data-dir", str(server.data_dir))
     assert code == 3
