@@ -23,7 +23,7 @@ from volenti.flows.open_services import opened
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import sign
 from volenti.settings import Settings
-from volenti.store import anchor_s3, ledger
+from volenti.store import ledger
 from volenti.store.anchor import AnchorStore
 from volenti.store.embedded import Embedded
 from volenti.store.ledger import StoredCheckpoint
@@ -126,9 +126,8 @@ async def test_a_log_whose_anchor_is_forked_signs_no_more(log: Log) -> None:
 @pytest.mark.parametrize("log", ["s3"], indirect=True)
 @pytest.mark.parametrize("fault", get_args(Fault))
 async def test_whatever_became_of_a_swap_the_next_pass_starts_over_by_reading(
-    log: Log, store: ObjectStore, fault: Fault, monkeypatch: pytest.MonkeyPatch
+    log: Log, store: ObjectStore, fault: Fault
 ) -> None:
-    monkeypatch.setattr(anchor_s3, "ANSWER_SECONDS", 1.0)
     before = await log.grow()
     store.fault = fault
     if fault == "409 before":
