@@ -21,7 +21,17 @@ import msgspec
 import pytest
 
 from volenti.errors import Invalid, Unavailable, VolentiError
-from volenti.store import credentials, data_subjects, database, idempotency, ledger, policies, schema, workspaces
+from volenti.store import (
+    credentials,
+    data_subjects,
+    database,
+    decision_log,
+    idempotency,
+    ledger,
+    policies,
+    schema,
+    workspaces,
+)
 from volenti.store.embedded import Embedded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,7 +252,7 @@ async def test_what_failed_outside_a_transaction_is_not_said_to_be_rolled_back(n
 
 # --- the store's statements
 
-ROOMS = (credentials, data_subjects, database, idempotency, ledger, policies, workspaces)
+ROOMS = (credentials, data_subjects, database, decision_log, idempotency, ledger, policies, workspaces)
 
 
 class Listening:

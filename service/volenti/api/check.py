@@ -28,7 +28,6 @@ from volenti.errors import Invalid
 from volenti.flows.check_policy import DEADLINE_MS, Checked, Consistency, check, unread
 from volenti.flows.clock import rfc3339
 from volenti.flows.record_consents import parse_revision_token, revision_token
-from volenti.flows.services import Services
 
 
 async def check_one(call: Call) -> Reply:
@@ -38,20 +37,26 @@ async def check_one(call: Call) -> Reply:
     _authorise(call, asked)
     who, consistency = reference(asked.data_subject), _consistency(asked)
     try:
-        checked = await check(call.services, call.workspace_id, who, _question(asked), consistency, _deadline(call))
+        checked = await check(
+            call.services,
+            call.workspace_id,
+            who,
+            _question(asked),
+            consistency,
+            _deadline(call),
+            component=call.caller.component,
+        )
     except Invalid as error:
         if consistency.mode != "at_least":
             raise
         raise Problematic(422, "revision", str(error), pointer="/consistency/revision") from None
     evidence = "evidence" in asked.include
-    return _reply(
-        _answer(call.services, checked, purpose=asked.purpose, given_id=asked.data_subject.id, evidence=evidence)
-    )
+    return _reply(_answer(checked, purpose=asked.purpose, given_id=asked.data_subject.id, evidence=evidence))
 
 
 def unreadable(context: Context) -> Reply:
     """The answer while the database cannot even tell who asks: deny, and nothing else is said."""
-    return _reply(_answer(context.services, unread(context.services, Situation(stale=True))))
+    return _reply(_answer(unread(context.services, Situation(stale=True))))
 
 
 def _reply(answer: CheckAnswer) -> Reply:
@@ -134,9 +139,7 @@ def _consistency(asked: CheckRequest) -> Consistency:
     return Consistency("at_least", *token)
 
 
-def _answer(
-    services: Services, checked: Checked, *, purpose: str = "", given_id: str | None = None, evidence: bool = False
-) -> CheckAnswer:
+def _answer(checked: Checked, *, purpose: str = "", given_id: str | None = None, evidence: bool = False) -> CheckAnswer:
     decision = checked.decision
     reasons = decision.reasons
     notice = (
@@ -181,7 +184,7 @@ def _answer(
         access_request=None,
         reservation=None,
         permit=None,
-        decision_id=f"dec_{services.new_id()}",
+        decision_id=f"dec_{checked.decision_id}",
         evaluated_at=rfc3339(checked.evaluated_at),
     )
 

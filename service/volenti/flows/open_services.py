@@ -47,7 +47,7 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
     try:
         await database.check()
         clock = await _bound_clock(database, keyring)
-        yield Services(
+        services = Services(
             database,
             appender,
             keyring,
@@ -59,6 +59,10 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
             anchor,
             journal,
         )
+        try:
+            yield services
+        finally:
+            await services.decisions.close()
     finally:
         await appender.close()
         if journal is not None:

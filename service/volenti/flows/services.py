@@ -8,6 +8,7 @@ from uuid import UUID
 from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy, compile_policy
 from volenti.flows.clock import Clock, Entropy, uuid7
+from volenti.flows.log_decisions import DecisionLog
 from volenti.keys.keyring import Keyring
 from volenti.keys.sealer import Sealer
 from volenti.keys.signer import Signer
@@ -38,9 +39,11 @@ class Services:
     _policies: dict[tuple[UUID, int], CompiledPolicy] = field(default_factory=dict, repr=False)
 
     reader: StateReader = field(init=False, repr=False)
+    decisions: DecisionLog = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reader", StateReader(self.database))  # of this database, whatever else is replaced
+        object.__setattr__(self, "decisions", DecisionLog(self.database, self.entropy))
 
     def new_id(self) -> UUID:
         """A fresh UUIDv7 of this instant."""
