@@ -40,7 +40,7 @@ BEGIN
   FOR d IN SELECT DISTINCT x FROM unnest(p_days) x WHERE to_regclass(format('volenti_decisions.d%s', to_char(x, 'YYYYMMDD'))) IS NULL LOOP
     PERFORM pg_advisory_xact_lock(1450142725, 0);  -- "Vol" 5: of several processes one makes it
     t := format('d%s', to_char(d, 'YYYYMMDD'));
-    CONTINUE WHEN to_regclass(format('volenti_decisions.%I', t)) IS NOT NULL;
+    CONTINUE WHEN EXISTS (SELECT FROM pg_class WHERE relnamespace = 'volenti_decisions'::regnamespace AND relname = t);   -- to_regclass may remember "no"
     EXECUTE format('CREATE TABLE volenti_decisions.%I (LIKE volenti.decision_log INCLUDING ALL)', t);
     EXECUTE format('ALTER TABLE volenti_decisions.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', t);
     EXECUTE format('ALTER TABLE volenti.decision_log ATTACH PARTITION volenti_decisions.%I FOR VALUES FROM (%L) TO (%L)', t,
