@@ -50,6 +50,7 @@ openapi: $(VENV)/.dev ## write openapi/openapi.json and openapi/policy.schema.js
 
 bench: $(VENV)/.dev ## the benchmarks, one JSON line each
 	@$(BIN)/python bench/append.py
+	@$(BIN)/python bench/decision_log.py
 
 lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \

@@ -86,7 +86,7 @@ async def house(server: Embedded) -> AsyncIterator[House]:
             ours, theirs = [await _workspace(services, http, name) for name in names]
             decision = (await ours.check(f"cus_{names[0]}"))["decision_id"]
             await services.decisions.flush()
-            yield House(services, http, ours, theirs, *names, decision=decision)
+            yield House(services, http, ours, theirs, names[0], names[1], decision)
 
 
 async def _workspace(services: Services, http: httpx.AsyncClient, name: str) -> Api:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from conftest import Api
 from volenti.core.policy.starter import starter_policy
-from volenti.flows.clock import instant, wall_clock
+from volenti.flows.clock import instant, uuid7, wall_clock
 from volenti.flows.record_consents import parse_revision_token, revision_token
 from volenti.store import decision_log
 from volenti.store.decision_log import Gap
@@ -254,6 +256,42 @@ async def test_a_persons_decisions_come_by_time_and_page_by_page_each_once(api: 
     assert sorted(seen) == sorted(answer["decision_id"] for answer in answers)
     assert seen == sorted(seen)  # a UUIDv7 sorts by its time
     assert {one["data_subject"]["id"] for one in (await listed(api, "cus_1"))["data"]} == {"cus_1"}
+
+
+async def test_a_persons_decisions_are_found_wherever_in_the_retention_they_lie(api: Api) -> None:
+    await api.choose("cus_1", "grant")
+    await api.check("cus_1")
+    await flushed(api)
+    async with api.services.database.workspace("volenti_app", api.workspace) as connection:
+        row = decision_log._row(await connection.fetchrow(f"SELECT {decision_log._READ} FROM decision_log"))
+    ages = (399, 200, 64, 32, 31, 1, 0)
+    for age in ages:
+        at = wall_clock() - age * 86_400_000
+        older = msgspec.structs.replace(row, decision_id=uuid7(at, os.urandom(10)), evaluated_at=instant(at))
+        api.services.decisions.record(api.workspace, older)
+    await flushed(api)
+
+    pages = [await listed(api, "cus_1", "?limit=3")]
+    while cursor := pages[-1]["next_cursor"]:
+        pages.append(await listed(api, "cus_1", f"?limit=3&cursor={cursor}"))
+    assert [len(page["data"]) for page in pages] == [3, 3, 2]
+    times = [one["evaluated_at"] for page in pages for one in page["data"]]
+    assert times == sorted(times)
+
+
+async def test_reading_locks_no_more_days_than_it_looks_at(api: Api, superuser: Any) -> None:
+    """The server has a few thousand locks for everybody; a year of days has over a thousand."""
+    await api.choose("cus_1", "grant")
+    answer = await api.check("cus_1")
+    await flushed(api)
+    today = instant(wall_clock())
+    async with api.services.database.connection("volenti_app") as connection:
+        await decision_log.prepare(connection, [(today - timedelta(days=age)).date() for age in range(1, 60)])
+    held = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation WHERE l.pid = pg_backend_pid() AND c.relname ~ '^d2[0-9]{7}$'"
+    for _ in range(8):  # more often than it takes until a generic plan is thought of
+        async with api.services.database.workspace("volenti_app", api.workspace) as connection:
+            await decision_log.by_id(connection, api.workspace, UUID(answer["decision_id"].removeprefix("dec_")))
+            assert await connection.fetchval(held) == 1
 
 
 async def test_why_did_you_write_to_me_on_that_day_is_answered_for_that_day(api: Api) -> None:

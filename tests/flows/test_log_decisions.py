@@ -88,7 +88,7 @@ async def written(services: Services, workspace: UUID, count: int) -> None:
 
 async def ask(services: Services, workspace: UUID, person: str = "nobody", **members: Any) -> Checked:
     question = Question(**{"action": Action.USE, "purpose": "everything", **members})
-    return await check(services, workspace, Identifier("id", person), question, Consistency(), component="tests")
+    return await check(services, workspace, Identifier("id", person), question, Consistency(), 30_000, component="tests")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 from uuid import UUID
 
@@ -13,9 +13,10 @@ from volenti.core.data_subject import EMPTY, DataSubjectState, fold
 from volenti.core.decision import Decision, evaluate
 from volenti.core.reason import REASONS, Reason
 from volenti.errors import LedgerDamaged, NotFound
-from volenti.flows.clock import milliseconds
+from volenti.flows.clock import instant, milliseconds
 from volenti.flows.find_data_subject import named, open_person
 from volenti.flows.log_decisions import Outcome, outcome_of, question_of
+from volenti.flows.prune import DAYS_AHEAD
 from volenti.flows.seal_entries import open_entry
 from volenti.flows.services import Services
 from volenti.keys.sealer import holder_key_context, open_sealed
@@ -24,6 +25,8 @@ from volenti.store.database import translated
 from volenti.store.decision_log import DecisionRow, Gap
 
 BEGINNING, END = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+WINDOW = timedelta(days=32)
+"""How much of the log one statement looks at: a statement over all days at once would take a thousand locks."""
 _BY_NUMBER: Mapping[int, Reason] = {reason.number: reason for reason in REASONS.values()}
 
 
@@ -112,18 +115,26 @@ async def of_person(
 ) -> Page:
     """The decisions about a person, by time. Raises NotFound if nobody is known by the id."""
     _, person = await named(services, workspace_id, person_id)
+    now = instant(services.clock())
+    begin = max(since, now - timedelta(days=services.settings.decision_log_days + 1))
+    begin = begin if after is None else max(begin, decision_log.time_of(after))
+    end = min(until, now + timedelta(days=DAYS_AHEAD + 1))
+    rows: list[DecisionRow] = []
+    while begin < end and len(rows) <= limit:
+        async with services.database.workspace("volenti_app", workspace_id) as connection:
+            rows += await decision_log.of_holder(
+                connection,
+                workspace_id,
+                person.holder,
+                since=begin,
+                until=min(begin + WINDOW, end),
+                after=after,
+                limit=limit + 1 - len(rows),
+                purposes=reach.purposes,
+                actions=reach.actions,
+            )
+        begin += WINDOW
     async with services.database.workspace("volenti_app", workspace_id) as connection:
-        rows = await decision_log.of_holder(
-            connection,
-            workspace_id,
-            person.holder,
-            since=since,
-            until=until,
-            after=after,
-            limit=limit + 1,
-            purposes=reach.purposes,
-            actions=reach.actions,
-        )
         gaps = await decision_log.gaps(connection, workspace_id, since=since, until=until)
     following = rows[limit - 1].decision_id if len(rows) > limit else None
     return Page(tuple(rows[:limit]), tuple(gaps), following)

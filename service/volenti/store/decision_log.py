@@ -86,6 +86,10 @@ _INSERT = (
 )
 
 
+_OF_THESE_DAYS = "SET LOCAL plan_cache_mode = force_custom_plan"
+"""A plan made for the instants of the question locks their days only; a generic one locks every day there is."""
+
+
 async def prepare(connection: Connection, days: Sequence[date]) -> int:
     """Make the partitions of these days (UTC) that are missing; returns how many."""
     return int(await connection.fetchval("SELECT decision_log_prepare($1)", list(days)))
@@ -106,7 +110,8 @@ async def insert(connection: Connection, workspace_id: UUID, rows: Sequence[Deci
 
 
 async def by_id(connection: Connection, workspace_id: UUID, decision_id: UUID) -> DecisionRow:
-    """A decision by its id, which tells its day. Raises NotFound."""
+    """A decision by its id, which tells its day. Needs a transaction. Raises NotFound."""
+    await connection.execute(_OF_THESE_DAYS)
     row = await connection.fetchrow(
         f"SELECT {_READ} FROM decision_log WHERE workspace_id = $1 AND evaluated_at = $2 AND decision_id = $3",
         workspace_id, time_of(decision_id), decision_id,
@@ -128,13 +133,16 @@ async def of_holder(
     purposes: Collection[str] | None,
     actions: Collection[str] | None,
 ) -> list[DecisionRow]:
-    """Decisions about one person with since <= time < until, oldest first, `after` the one with this id; purposes and actions None: all."""
-    begin = since if after is None else max(since, time_of(after))
+    """Decisions about one person with since <= time < until, oldest first, `after` the one with this id. Needs a transaction.
+
+    Purposes and actions None: all. The period should be short: each day of it is a table to look at.
+    """
+    await connection.execute(_OF_THESE_DAYS)
     rows = await connection.fetch(
         f"SELECT {_READ} FROM decision_log WHERE workspace_id = $1 AND holder = $2 AND evaluated_at >= $3 AND evaluated_at < $4"
         " AND (evaluated_at, decision_id) > ($5, $6) AND ($7::text[] IS NULL OR purpose = ANY($7)) AND ($8::text[] IS NULL OR action = ANY($8))"
         " ORDER BY evaluated_at, decision_id LIMIT $9",
-        workspace_id, holder, begin, until, begin if after is None else time_of(after), after or _NOBODY,
+        workspace_id, holder, since, until, since if after is None else time_of(after), after or _NOBODY,
         None if purposes is None else list(purposes), None if actions is None else list(actions), limit,
     )  # fmt: skip
     return [_row(row) for row in rows]
