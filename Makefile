@@ -64,6 +64,7 @@ docs: $(VENV)/.dev ## write docs/jurisdictions.md from the jurisdiction profiles
 
 bench: $(VENV)/.dev ## the benchmarks, one JSON line each
 	@$(BIN)/python bench/append.py
+	@$(BIN)/python bench/decision_log.py
 
 lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \

@@ -6,7 +6,7 @@ SET statement_timeout = '60s';
 DO $$
 DECLARE r text;
 BEGIN
-  FOREACH r IN ARRAY ARRAY['volenti_owner', 'volenti_lookup'] LOOP
+  FOREACH r IN ARRAY ARRAY['volenti_owner', 'volenti_lookup', 'volenti_decisions'] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
       EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE', r);
     END IF;
@@ -23,9 +23,12 @@ BEGIN
   END LOOP;
 END $$;
 GRANT volenti_owner TO volenti_migrate;
-GRANT volenti_lookup TO volenti_owner;
+GRANT volenti_lookup, volenti_decisions TO volenti_owner;
 -- what the service logs in as where all its roles share one address; it takes a role at the start of each connection
 GRANT volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser TO volenti_service;
 CREATE SCHEMA IF NOT EXISTS volenti AUTHORIZATION volenti_owner;
+-- the days of the decision log, made and dropped at run time: apart, so that the role that may do so can make nothing beside the other tables
+CREATE SCHEMA IF NOT EXISTS volenti_decisions AUTHORIZATION volenti_decisions;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
-GRANT USAGE ON SCHEMA volenti TO volenti_lookup, volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser, volenti_migrate, volenti_service;
+GRANT USAGE ON SCHEMA volenti TO volenti_lookup, volenti_decisions, volenti_app, volenti_admin, volenti_signer, volenti_audit, volenti_eraser, volenti_migrate,
+  volenti_service;

@@ -12,6 +12,7 @@ from volenti.core.policy.compile import CompiledPolicy, compile_policy
 from volenti.core.policy.notice import PublishedNotice, stood_on
 from volenti.flows.clock import Clock, Entropy, instant, milliseconds, uuid7
 from volenti.flows.compiled_policies import CompiledPolicies, Key
+from volenti.flows.log_decisions import DecisionLog
 from volenti.flows.profiles import profiles_of
 from volenti.keys.keyring import Keyring
 from volenti.keys.sealer import Sealer
@@ -45,9 +46,11 @@ class Services:
     _compiling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     reader: StateReader = field(init=False, repr=False)
+    decisions: DecisionLog = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reader", StateReader(self.database))  # of this database, whatever else is replaced
+        object.__setattr__(self, "decisions", DecisionLog(self.database, self.entropy))
 
     def new_id(self) -> UUID:
         """A fresh UUIDv7 of this instant."""
