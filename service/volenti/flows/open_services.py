@@ -9,6 +9,7 @@ from datetime import datetime
 
 from volenti.errors import Invalid, NotFound
 from volenti.flows.clock import StandingClock, milliseconds, wall_clock
+from volenti.flows.profiles import shipped
 from volenti.flows.services import Services
 from volenti.keys.keyring import Keyring, read_file
 from volenti.keys.sealer import LocalSealer
@@ -47,6 +48,7 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
     try:
         await database.check()
         clock = await _bound_clock(database, keyring)
+        shipped()  # read now: no check shall wait for it
         yield Services(
             database,
             appender,
