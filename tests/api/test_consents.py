@@ -441,7 +441,7 @@ async def test_a_replayed_offer_within_a_repeated_request_is_answered_as_the_fir
 INTEREST = """
   care:
     title: {en: Customer care, de: Kundenpflege}
-    class: marketing
+    class: service
     actions: [send]
     basis: {default: legitimate_interest}
     channels: [email, sms]
