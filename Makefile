@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 # Two stamps: what it takes to run, and what it takes to develop. Each is redone when its lock file changes.
 $(VENV)/.run: requirements/run.txt pyproject.toml
@@ -28,6 +28,17 @@ demo: $(VENV)/.run ## start the service on an embedded PostgreSQL, with a worksp
 test: $(VENV)/.dev ## all tests, the linters and the types
 	@$(MAKE) --no-print-directory lint types
 	@$(BIN)/pytest -n 2 --dist worksteal
+
+# Again where it may differ: on the oldest PostgreSQL that is supported, then with a PgBouncer between.
+POSTGRESQL_15 ?= /usr/lib/postgresql/15/bin
+DATABASE_TESTS = tests --ignore tests/core --ignore tests/keys --ignore tests/fault/test_planted_bugs.py
+test-databases: $(VENV)/.dev ## what touches a database again: on PostgreSQL 15, then through PgBouncer
+	@if [ -x $(POSTGRESQL_15)/initdb ]; then \
+		echo "on PostgreSQL 15"; VOLENTI_PG_BIN=$(POSTGRESQL_15) $(BIN)/pytest -n 2 --dist worksteal $(DATABASE_TESTS); \
+	else echo "skipped: PostgreSQL 15 is not installed in $(POSTGRESQL_15)"; test -z "$$VOLENTI_TESTS_REQUIRE_TOOLS"; fi
+	@if PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null; then \
+		echo "through PgBouncer"; VOLENTI_TEST_POOLER=pgbouncer $(BIN)/pytest -n 2 --dist worksteal tests/store tests/flows tests/api; \
+	else echo "skipped: PgBouncer is not installed"; test -z "$$VOLENTI_TESTS_REQUIRE_TOOLS"; fi
 
 test-core: $(VENV)/.dev ## the pure core only: no database, a few seconds
 	@$(BIN)/pytest tests/core
@@ -60,4 +71,4 @@ lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--extra embedded --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
 
-.PHONY: help demo test test-core fault lint types openapi docs bench lock
+.PHONY: help demo test test-databases test-core fault lint types openapi docs bench lock

@@ -30,14 +30,14 @@ CREATE POLICY workspace ON policy_activation USING (workspace_id = volenti.curre
 GRANT SELECT ON policy_activation TO volenti_app, volenti_admin, volenti_audit;
 GRANT INSERT ON policy_activation TO volenti_admin;
 
--- As in 0005, with the version that is in force now, when the next activation comes, and how many activations were read.
+-- As in 0005, with the version that is in force now, the activation that says so, and when the next one comes.
 -- The time is read once, so that the version and the end of its time fit each other. New columns stand last: code of before reads by position.
 -- squawk-ignore ban-drop-function
 DROP FUNCTION find_states(uuid, bytea[]);
 CREATE FUNCTION find_states(p_ws uuid, p_indexes bytea[])
 RETURNS TABLE (log_id int, log_state text, head_size bigint, epoch int, policy_version int, at timestamptz, origin text,
                blind_index bytea, holder uuid, wrapped_key bytea, revision bigint, last_entry_id uuid, sealed bytea,
-               policy_until timestamptz, policy_activations int)
+               policy_activation int, policy_until timestamptz)
 LANGUAGE plpgsql VOLATILE SET search_path = volenti, pg_temp SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_material = off AS $$
 #variable_conflict use_column
@@ -46,14 +46,14 @@ BEGIN
   PERFORM set_config('app.workspace', p_ws::text, true);
   ts := volenti.now();
   RETURN QUERY
-    SELECT l.log_id, l.state, h.size, d.epoch,
-           (SELECT a.version FROM policy_activation a WHERE a.workspace_id = p_ws AND a.active_from <= ts ORDER BY a.active_from DESC, a.number DESC LIMIT 1),
-           ts, l.origin, q.blind_index, i.holder, k.wrapped_key, s.revision, s.last_entry_id, s.sealed,
-           (SELECT min(a.active_from) FROM policy_activation a WHERE a.workspace_id = p_ws AND a.active_from > ts),
-           (SELECT max(a.number) FROM policy_activation a WHERE a.workspace_id = p_ws)
+    SELECT l.log_id, l.state, h.size, d.epoch, f.version, ts, l.origin,
+           q.blind_index, i.holder, k.wrapped_key, s.revision, s.last_entry_id, s.sealed, f.number,
+           (SELECT a.active_from FROM policy_activation a WHERE a.workspace_id = p_ws AND a.active_from > ts ORDER BY a.active_from LIMIT 1)
     FROM (SELECT * FROM ledger_log g WHERE g.workspace_id = p_ws ORDER BY g.log_id DESC LIMIT 1) l
     JOIN ledger_head h ON h.workspace_id = p_ws AND h.log_id = l.log_id
     CROSS JOIN deployment d
+    LEFT JOIN LATERAL (SELECT a.version, a.number FROM policy_activation a WHERE a.workspace_id = p_ws AND a.active_from <= ts
+                       ORDER BY a.active_from DESC, a.number DESC LIMIT 1) f ON true
     LEFT JOIN unnest(p_indexes) WITH ORDINALITY q(blind_index, o) ON true
     LEFT JOIN data_subject_identifier i ON i.workspace_id = p_ws AND i.blind_index = q.blind_index
     LEFT JOIN data_subject k ON k.workspace_id = p_ws AND k.holder = i.holder

@@ -16,7 +16,7 @@ import asyncpg
 import httpx
 import pytest
 
-from deployments import fresh
+from deployments import dsn_on, fresh, settings_on
 from volenti.api.app import Application, application
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import SCOPES, issue
@@ -30,7 +30,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Embedded]:
-    """A migrated PostgreSQL for this test process; VOLENTI_PG_BIN chooses another version."""
+    """A migrated PostgreSQL for this test process."""
     with fresh() as running:
         yield running
 
@@ -50,13 +50,13 @@ def bare_folder(bare_environment: None, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def settings(server: Embedded) -> Settings:
-    return Settings(data_dir=str(server.data_dir), log_level="error")
+    return settings_on(server)
 
 
 @pytest.fixture
 async def services(server: Embedded, settings: Settings) -> AsyncIterator[Services]:
     """Everything that flows use, over the real database."""
-    async with opened(settings, server.url) as services:
+    async with opened(settings, dsn_on(server)) as services:
         yield services
 
 

@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 
 from conftest import Api
+from deployments import services_on
 from volenti.api.app import Application
 from volenti.api.endpoint import Route
 from volenti.api.routes import routes
@@ -26,10 +27,9 @@ from volenti.core.policy.starter import starter_policy
 from volenti.flows.clock import wall_clock
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import SCOPES, Authenticator, issue, revoke
-from volenti.flows.open_services import opened
+from volenti.flows.record_consents import revision_token
 from volenti.flows.services import Services
 from volenti.keys.credential import mint, parse
-from volenti.settings import Settings
 from volenti.store import credentials
 from volenti.store.embedded import Embedded
 from volenti.telemetry import configure
@@ -69,14 +69,13 @@ class House:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def house(server: Embedded) -> AsyncIterator[House]:
-    settings = Settings(data_dir=str(server.data_dir), log_level="error")
-    async with opened(settings, server.url) as services:
+    async with services_on(server) as services:
 
         @asynccontextmanager
         async def opening() -> AsyncIterator[Services]:
             yield services
 
-        configure(settings.log_level)
+        configure(services.settings.log_level)
         app: Any = Application(opening, public_log=False, test_clock=True)
         transport = httpx.ASGITransport(app=app)
         async with app.started(), httpx.AsyncClient(transport=transport, base_url="http://volenti.test") as http:
@@ -370,7 +369,8 @@ async def test_a_choice_about_another_workspaces_person_does_not_reach_them(hous
     withdrawn = await house.ours.choose(person, "withdraw")
     assert withdrawn.status_code == 201
     assert (await house.theirs.get(f"/v1/data-subjects/{person}")).json()["consents"] == before
-    assert (await house.theirs.check(person))["decision"] == "permit"
+    decided = await house.theirs.check(person)
+    assert decided["decision"] == "permit", decided
 
 
 async def test_another_workspaces_offer_is_worth_what_a_forged_one_is(house: House) -> None:
@@ -385,6 +385,153 @@ async def test_another_workspaces_offer_is_worth_what_a_forged_one_is(house: Hou
     is_problem(answers[0], 409)
 
 
+@dataclass(frozen=True)
+class Things:
+    """What a caller can name: things of another workspace, or such as never existed."""
+
+    person: str
+    mail: str
+    entry: str
+    index: int
+    version: int
+    log: str
+    offer: str
+    revision: str
+
+
+NAMING_NOTHING = {
+    "GET /v1/policies",
+    "POST /v1/policies",
+    "GET /v1/ledger/checkpoint",
+    "GET /v1/ledger/keys",
+    "POST /v1/test/clock",
+}
+"""Routes whose requests have no place for the name of a thing."""
+
+
+def naming(route: Route, it: Things) -> list[tuple[str, Any]]:
+    """Every way to name a thing to a route: path and body."""
+    mail, anybody = {"type": "email", "value": it.mail}, {"id": "cus_anybody"}
+    question = {"action": "send", "purpose": "newsletter", "channel": "email"}
+    choice = {"actor": {"type": "data_subject"}, "method": "web_form", "surface": "https://shop.example/"}
+    withdrawal = {**choice, "events": [{"kind": "withdraw", "purpose": "newsletter"}]}
+    grant = {**choice, "events": [{"kind": "grant", "purpose": "newsletter", "notice": "newsletter@1"}]}
+    shown = {"purposes": ["newsletter"], "surface": "https://shop.example/", "language": "en"}
+    match name_of(route), route.path:
+        case "POST /v1/check", path:
+            at_least = {"mode": "at_least", "revision": it.revision}
+            return [
+                (path, {"data_subject": {"id": it.person}, **question}),
+                (path, {"data_subject": {"identifier": mail}, **question}),
+                (path, {"data_subject": anybody, **question, "consistency": at_least}),
+            ]
+        case "POST /v1/consents", path:
+            return [
+                (path, {"data_subject": {"id": it.person}, **withdrawal}),
+                (path, {"data_subject": {**anybody, "identifiers": [mail]}, **withdrawal}),
+                (path, {"data_subject": anybody, **grant, "evidence": {"offer": it.offer}}),
+            ]
+        case "POST /v1/offers", path:
+            return [(path, {**shown, "data_subject": {"id": it.person}})]
+        case "PATCH /v1/data-subjects/{id}", path:
+            return [(path.format(id=it.person), body) for body in ({"locale": "de"}, {"identifiers": {"add": [mail]}})]
+        case "POST /v1/data-subjects/lookup", path:
+            return [(path, {"identifier": one}) for one in (mail, {"type": "id", "value": it.person})]
+        case (("GET /v1/data-subjects/{id}" | "GET /v1/data-subjects/{id}/history"), path):
+            return [(path.format(id=it.person), None)]
+        case "GET /v1/policies/{version}", path:
+            return [(path.format(version=it.version), None)]
+        case (("GET /v1/ledger/entries/{key}" | "GET /v1/ledger/entries/{key}/proof"), path):
+            return [(path.format(key=key), None) for key in (it.entry, it.index)]
+        case "GET /v1/ledger/consistency", path:
+            return [(f"{path}?from=1&to={it.index + 1}", None)]
+        case "GET /log/{log}/checkpoint", path:
+            return [(path.format(log=it.log), None)]
+        case (("GET /log/{log}/tile/{rest:path}" | "GET /log/{log}/tile/entries/{rest:path}"), path):
+            level = "0/" if "entries" not in path else ""
+            return [(f"{path.partition('{rest')[0].format(log=it.log)}{level}000.p/1", None)]
+        case name, _:
+            assert name in NAMING_NOTHING, f"say in this test how {name} names something"
+            return []
+
+
+def told(answer: httpx.Response, it: Things) -> tuple[int, list[tuple[str, str]], str]:
+    """What an answer tells: all of it but what the caller had said itself, and what is new in every answer."""
+    text = answer.text
+    for said in (it.person, it.mail):
+        text = text.replace(said, "(said)")
+    for fresh in (
+        r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", r"\d{4}-\d\d-\d\dT[\d:.]+Z",
+        r'(?<="leaf_hash":")[0-9a-f]{64}', r'(?<="offer":")[^"]+', r'(?<="staleness_ms":)\d+',
+    ):  # fmt: skip
+        text = re.sub(fresh, "(new)", text)
+    return answer.status_code, [one for one in answer.headers.multi_items() if one[0] != "content-length"], text
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def theirs(house: House) -> Things:
+    """Of another workspace one of each, none of which a new workspace has too."""
+    for _ in range(10):
+        assert (await house.theirs.choose("cus_more", "withdraw", purpose="analytics")).status_code == 201
+    person = (await house.theirs.get(f"/v1/data-subjects/cus_{house.their_name}")).json()
+    entry = (await house.theirs.get("/v1/ledger/entries/12")).json()
+    shown = {"purposes": ["newsletter"], "surface": "https://shop.example/", "language": "en"}
+    return Things(
+        person=f"cus_{house.their_name}",
+        mail=f"{house.their_name}@example.org",
+        entry=entry["entry"],
+        index=entry["index"],
+        version=(await house.theirs.get("/v1/policies")).json()["data"][-1]["version"],
+        log=house.their_name,
+        offer=(await house.theirs.post("/v1/offers", shown)).json()["offer"],
+        revision=person["revision"],
+    )
+
+
+@any_closed_route
+async def test_whatever_is_another_workspaces_answers_like_what_never_existed(
+    house: House, theirs: Things, route: Route
+) -> None:
+    """For every way to name something to every route: two new workspaces ask, alike in all but what they name."""
+    nobody = "n" * len(house.their_name)
+    head, payload, signature = theirs.offer.split(".")
+    nobodys = Things(
+        person=f"cus_{nobody}",
+        mail=f"{nobody}@example.org",
+        entry=str(uuid4()),
+        index=theirs.index + 1000,
+        version=theirs.version + 1000,
+        log=nobody,
+        offer=f"{head}.{payload}.{signature[::-1]}",
+        revision=revision_token(1, theirs.index + 1000),
+    )
+    visitors = []
+    for _ in range(2):
+        workspace = await create(house.services, f"visitor-{uuid4().hex[:12]}", controller="One and the same GmbH")
+        issued = await issue(house.services, workspace, component="tests", scopes=SCOPES)
+        visitors.append(Api(house.http, house.services, workspace, issued.secret))
+    for asked, unknown in zip(naming(route, theirs), naming(route, nobodys), strict=True):
+        answers = [
+            await visitor.request(route.method, *one) for visitor, one in zip(visitors, (asked, unknown), strict=True)
+        ]
+        assert told(answers[0], theirs) == told(answers[1], nobodys)
+        if route.method == "GET":
+            assert answers[0].status_code in (404, 422)
+            assert answers[0].content == answers[1].content
+
+
+async def test_an_idempotency_key_that_another_workspace_used_is_free(house: House) -> None:
+    key = uuid4().hex
+    choice = {
+        "data_subject": {"id": "cus_key"},
+        "events": [{"kind": "withdraw", "purpose": "newsletter"}],
+        "actor": {"type": "data_subject"},
+    }
+    answers = [await api.post("/v1/consents", choice, idempotency_key=key) for api in (house.theirs, house.ours)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json()["entries"] != answers[1].json()["entries"]
+
+
 # ---- revocation, and guesses
 
 
@@ -392,7 +539,7 @@ async def test_a_revoked_credential_is_refused_within_a_second_on_every_replica(
     """The revocation goes through services of its own, as from the command line: nothing tells the running one."""
     used = await house.credential("policy:read")
     assert (await used.get("/v1/policies")).status_code == 200
-    async with opened(house.services.settings, server.url) as elsewhere:
+    async with services_on(server) as elsewhere:
         await revoke(elsewhere, house.ours.workspace, UUID(hex=used.secret[7:39]))
     loop = asyncio.get_running_loop()
     revoked_at = loop.time()

@@ -41,7 +41,7 @@ async def requested(api: Api, person: str = "cus_1", **members: Any) -> dict[str
 
 
 def path_of(recorded: dict[str, Any]) -> str:
-    return urlsplit(recorded["confirmation"]["url"]).path
+    return str(urlsplit(recorded["confirmation"]["url"]).path)
 
 
 async def open_page(api: Api, path: str, method: str = "GET", **headers: str) -> httpx.Response:

@@ -50,7 +50,7 @@ async def test_what_has_ended_or_was_withdrawn_is_not_renewed(api: Api) -> None:
 
 
 async def test_an_entry_that_is_declared_void_counts_as_never_made(api: Api) -> None:
-    operator = {"body_actor": {"type": "operator"}}
+    operator: dict[str, Any] = {"body_actor": {"type": "operator"}}
     granted = await entry_of(api, "cus_1", "grant")
     await entry_of(api, "cus_1", "invalidate", supersedes=granted, **operator)
     assert (await api.check("cus_1"))["reason"] == "consent.missing"
@@ -148,7 +148,7 @@ async def test_a_birth_date_is_a_day_up_to_today(api: Api, day: str) -> None:
 async def test_soft_opt_in_rests_on_a_dated_relation_and_ends_with_it(api: Api) -> None:
     soft = {"basis": {"default": "soft_opt_in"}, "relations": {"purchase": "P24M"}}
     await publish(api, starter(newsletter=soft))
-    await api.choose("cus_1", "withdraw", purpose="analytics")
+    await api.choose("cus_1", "withdraw", purpose="analytics", body_data_subject={"id": "cus_1", "jurisdiction": "DE"})
     assert (await api.check("cus_1"))["reason"] == "consent.missing"
     bought = await patch(api, "cus_1", {"relations": [{"type": "purchase", "at": ago(30)}]})
     answer = await api.check("cus_1")
@@ -163,7 +163,7 @@ async def test_soft_opt_in_rests_on_a_dated_relation_and_ends_with_it(api: Api) 
 async def test_a_relation_that_is_too_old_or_of_another_kind_qualifies_for_nothing(api: Api) -> None:
     soft = {"basis": {"default": "soft_opt_in"}, "relations": {"purchase": "P24M"}}
     await publish(api, starter(newsletter=soft))
-    await api.choose("cus_1", "withdraw", purpose="analytics")
+    await api.choose("cus_1", "withdraw", purpose="analytics", body_data_subject={"id": "cus_1", "jurisdiction": "DE"})
     facts = {"relations": [{"type": "purchase", "at": ago(800)}, {"type": "inquiry", "at": ago(1)}]}
     await patch(api, "cus_1", facts)
     assert (await api.check("cus_1"))["reason"] == "consent.missing"

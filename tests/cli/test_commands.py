@@ -113,6 +113,10 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ["serve", "--test-clock", "0001-01-01T00:00:00+12:00"],
         ["serve", "--test-clock", "2026-07-01T12:00:00Z", "--workers", "2"],
         ["serve", "--test-clock", "2026-07-01T12:00:00Z", "--database-url", NOWHERE],
+        ["policy", "publish", "policy.yaml", "--workspace", "w", "--activate-at", "2026-07-01T12:00:00"],
+        ["policy", "activate", "one", "--workspace", "w"],
+        ["policy", "activate", "0", "--workspace", "w"],
+        ["policy", "activate", "1", "--workspace", "w", "--at", "tomorrow"],
         ["audit", "verify", "--tiles", "nowhere"],
         ["audit", "verify", "--tiles", "nowhere", "--key", "nonsense"],
         ["audit", "verify", "--tiles", "nowhere", "--key", "a", "--trust", "b"],
@@ -301,6 +305,43 @@ def test_a_policy_goes_from_a_file_into_force(
     publish = ["policy", "publish", str(file), "--workspace", workspace, "--data-dir", data]
     assert run(publish) == 0
     assert capsys.readouterr().out.startswith("version 2  sha256:")
+
+
+def test_a_policy_waits_for_its_day_and_an_older_one_comes_back(
+    data: str, workspace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "policy.yaml"
+    assert run(["policy", "init", str(file), "--controller", "Acme GmbH"]) == 0
+    place = ["--workspace", workspace, "--data-dir", data]
+    capsys.readouterr()
+    for _ in range(2):  # the second one says what is so already
+        assert run(["policy", "publish", str(file), *place, "--activate-at", "2999-01-01T01:00:00+01:00"]) == 0
+        printed = capsys.readouterr()
+        assert printed.out.startswith("version 2  sha256:")
+        assert printed.out.endswith("in force from 2999-01-01T00:00:00.000Z\n")
+    assert "nothing was recorded" in printed.err
+    assert run(["policy", "activate", "2", *place]) == 0
+    assert run(["policy", "activate", "1", *place, "--at", "2998-01-01T00:00:00Z"]) == 0
+    assert capsys.readouterr().out.endswith("in force from 2998-01-01T00:00:00.000Z\n")
+    assert run(["audit", "verify", "--data-dir", data]) == 0
+    assert run(["audit", "rebuild", "--data-dir", data]) == 0
+
+
+def test_an_instant_that_has_passed_or_a_version_that_is_not_there_is_a_negative_answer(
+    data: str, workspace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(starter_policy("Acme GmbH"))
+    place = ["--workspace", workspace, "--data-dir", data]
+    for arguments in (
+        ["publish", str(file), "--activate-at", "2020-01-01T00:00:00Z"],
+        ["activate", "1", "--at", "2020-01-01T00:00:00Z"],
+        ["activate", "7"],
+    ):
+        assert run(["policy", *arguments, *place]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err
 
 
 @pytest.mark.parametrize("damage", ["", "- 1", "controller: [", "purposes: {}", "\t"])

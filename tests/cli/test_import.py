@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from deployments import with_keys_bound
+from deployments import services_on, with_keys_bound
 from volenti.cli.main import run
 from volenti.core.data_subject import Identifier
 from volenti.core.decision import Permit, Question
@@ -20,10 +20,8 @@ from volenti.core.policy.document import Action, Channel
 from volenti.flows.check_policy import Asked, Checked, check
 from volenti.flows.create_workspace import by_name
 from volenti.flows.find_data_subject import find
-from volenti.flows.open_services import opened
 from volenti.flows.read_data_subject import history
 from volenti.flows.services import Services
-from volenti.settings import Settings
 from volenti.store import ledger
 from volenti.store.embedded import Embedded
 
@@ -69,7 +67,7 @@ class House:
 
     def within(self, work: Callable[[Services, Any], Coroutine[Any, Any, T]]) -> T:
         async def opening() -> T:
-            async with opened(Settings(data_dir=str(self.server.data_dir)), self.server.url) as services:
+            async with services_on(self.server) as services:
                 return await work(services, await by_name(services, self.name))
 
         return asyncio.run(opening())

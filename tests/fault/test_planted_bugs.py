@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fault.mutants import MUTANTS
+from pooler import pgbouncer
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -27,15 +28,20 @@ CAUGHT_BY = {
     "session_set_config": "tests/store/test_roles.py",
 }
 
+ALSO_CAUGHT_BY = {"session_set_config": "tests/store/test_pooler.py"}
+"""Behind a pooler, where another client gets the session."""
+
 
 def test_every_planted_bug_has_a_test_that_is_there_for_it() -> None:
     assert CAUGHT_BY.keys() == MUTANTS.keys()
 
 
-@pytest.mark.parametrize("name", sorted(MUTANTS))
-def test_a_planted_bug_is_caught(name: str) -> None:
+@pytest.mark.parametrize(("name", "tests"), [*sorted(CAUGHT_BY.items()), *ALSO_CAUGHT_BY.items()])
+def test_a_planted_bug_is_caught(name: str, tests: str) -> None:
+    if tests in ALSO_CAUGHT_BY.values():
+        pgbouncer()
     environment = {**os.environ, "VOLENTI_TEST_BREAK": name, "VOLENTI_FAULT_APPENDS": "3"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", CAUGHT_BY[name]]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]

@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from deployments import services_on
 from volenti.api.app import application
 from volenti.core.admission import Choice, Command
 from volenti.core.consent import ConsentKind
@@ -52,14 +53,10 @@ class Place:
 
     def services(self, **changed: Any) -> AbstractAsyncContextManager[Services]:
         given = {"anchor": str(self.folder / "anchor"), "journal": str(self.folder / "journal"), **changed}
-        settings = Settings(
-            data_dir=str(self.folder),
-            key_file=str(self.server.data_dir / "keys.json"),
-            log_level="error",
-            profile=self.profile,
-            **given,
+        keys = str(self.server.data_dir / "keys.json")
+        return services_on(
+            self.server, self.database, data_dir=str(self.folder), key_file=keys, profile=self.profile, **given
         )
-        return opened(settings, lambda role: self.server.url(role, self.database))
 
     async def back_up(self) -> str:
         name = f"{self.database}_backup{next(_numbers)}"
@@ -73,6 +70,8 @@ class Place:
     async def _copy(self, source: str, target: str) -> None:
         connection = await asyncpg.connect(self.server.url("volenti", "postgres"))
         try:
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
+            await connection.execute(ended, source)  # what a pooler keeps open
             await connection.execute(f'CREATE DATABASE "{target}" TEMPLATE "{source}"')
         finally:
             await connection.close()

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from conftest import Api
+from deployments import dsn_on, settings_on
 from volenti.core.ledger import checkpoint, merkle, note
 from volenti.core.ledger.merkle import TreeSize
 from volenti.errors import LedgerDamaged, Unavailable
@@ -41,7 +42,7 @@ def dsn(server: Embedded) -> Iterator[Dsn]:
     try:
         asyncio.run(schema.bootstrap(server.url("volenti", name)))
         asyncio.run(schema.migrate(server.url("volenti_migrate", name), report=lambda line: None))
-        yield lambda role: server.url(role, name)
+        yield dsn_on(server, name)
     finally:
         asyncio.run(_execute(server.url("volenti", "postgres"), f"DROP DATABASE {name} WITH (FORCE)"))
 
@@ -57,7 +58,7 @@ async def _execute(url: str, statement: str) -> None:
 @pytest.fixture
 def settings(server: Embedded) -> Settings:
     """Without an anchor: what is found here is found by the checkpoints."""
-    return Settings(data_dir=str(server.data_dir), log_level="error", anchor="off", journal="off")
+    return settings_on(server, anchor="off", journal="off")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from deployments import services_on
 from volenti.core.admission import Choice, Command, Facts
 from volenti.core.audit.verify import Finding
 from volenti.core.data_subject import Identifier
@@ -30,13 +31,11 @@ from volenti.errors import Invalid
 from volenti.flows import sign_checkpoint
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import issue, revoke
-from volenti.flows.open_services import opened
-from volenti.flows.publish_policy import Published, publish
+from volenti.flows.publish_policy import InForce, activate, publish
 from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Retry, record
 from volenti.flows.services import Services
 from volenti.flows.verify_ledger import verify
-from volenti.settings import Settings
 from volenti.store import schema
 from volenti.store.embedded import Embedded
 
@@ -90,11 +89,16 @@ NAMES: dict[str, Callable[[Row], Sequence[str]]] = {
     "data_subject_state": lambda row: [f"data subject {row['holder']}"],
     "idempotency": lambda row: [f"idempotency row {row['key'].hex()[:14]}"],
     "policy_version": lambda row: [f"policy version {row['version']}"],
+    "policy_activation": lambda row: [f"policy activation {row['number']}:"],
     "notice_version": lambda row: [f"notice {row['notice']}@{row['version']}"],
     "credential": lambda row: [f"credential {row['credential_id']}"],
     "deployment": lambda row: ["deployment:", "another key file"],
 }
 """What a finding must say for a row of a table: one of these."""
+
+
+UNANCHORED = {"anchor": "off", "journal": "off"}
+"""What is found here is found by the database's own rows and their signatures."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,10 @@ async def _execute(url: str, statement: str) -> None:
 
 
 async def _scene(server: Embedded, name: str) -> Scene:
-    """Two people with more entries than a tile holds, a stored answer, credentials, two policies; all of it signed."""
+    """Two people with more entries than a tile holds, a stored answer, credentials, two policies, the second one put off; all of it signed."""
     await schema.bootstrap(server.url("volenti", name))
     await schema.migrate(server.url("volenti_migrate", name), report=lambda line: None)
-    async with opened(_settings(server), lambda role: server.url(role, name)) as services:
+    async with services_on(server, name, **UNANCHORED) as services:
         workspace = await create(services, "acme")
         first = await issue(services, workspace, component="shop", scopes=["check"], purposes=["newsletter"])
         await issue(services, workspace, component="crm", scopes=["check"], actions=["send"], expires_at=4102444800000)
@@ -144,7 +148,9 @@ async def _scene(server: Embedded, name: str) -> Scene:
         text = (
             starter_policy("acme").replace("version: 1", "version: 2", 1).replace("write to me about news", "send me")
         )
-        assert isinstance(await publish(services, workspace, text), Published)
+        assert isinstance(await publish(services, workspace, text), InForce)
+        assert isinstance(await activate(services, workspace, 1), InForce)
+        assert isinstance(await activate(services, workspace, 2, at=services.clock() + 86_400_000), InForce)
         await _record(services, workspace, "anna", choices=1)
         await sign_checkpoint.sign(services, workspace)
     await _execute(server.url("volenti", name), _DISARM)
@@ -164,11 +170,6 @@ BEGIN
   END LOOP;
 END $$
 """
-
-
-def _settings(server: Embedded) -> Settings:
-    """Without an anchor: what is found here is found by the database's own rows and their signatures."""
-    return Settings(data_dir=str(server.data_dir), log_level="error", anchor="off", journal="off")
 
 
 async def _record(
@@ -197,7 +198,7 @@ async def _state_of(server: Embedded, database: str) -> tuple[Any, ...]:
 
 @pytest.fixture
 async def services(server: Embedded, scene: Scene) -> AsyncIterator[Services]:
-    async with opened(_settings(server), lambda role: server.url(role, scene.database)) as services:
+    async with services_on(server, scene.database, **UNANCHORED) as services:
         yield services
 
 
@@ -384,6 +385,13 @@ INSERTIONS = {
         "SELECT workspace_id, 3, hash, document, source, published_at, entry_id FROM policy_version WHERE version = 1",
         "policy version 3: no entry published it",
     ),
+    "policy_activation": (
+        (
+            "SELECT workspace_id, number + 1, version, active_from, recorded_at, entry_id FROM policy_activation"
+            " ORDER BY number DESC LIMIT 1"
+        ),
+        "policy activation 5: no entry recorded it",
+    ),
     "notice_version": (
         (
             "SELECT workspace_id, notice, 9, change, hash, 1, published_at FROM notice_version WHERE notice = 'newsletter'"
@@ -485,6 +493,18 @@ async def test_another_policy_under_its_own_hash_is_not_the_published_one(
         said = await told(services, scene.workspace, names=["policy version 2"])
 
     assert [line for line in said if line.startswith("policy version 1: the document is not the one that entry")]
+
+
+async def test_a_version_put_in_force_under_another_ones_entry_is_named(
+    services: Services, superuser: Any, scene: Scene
+) -> None:
+    """Versions exchanged between two activations: each row names an entry that is there, of its own time."""
+    async with put_back(superuser, "policy_activation"):
+        await superuser.execute("UPDATE policy_activation SET version = 3 - version WHERE number IN (2, 3)")
+        said = await told(services, scene.workspace)
+
+    for number in (2, 3):
+        assert [line for line in said if line.startswith(f"policy activation {number}: it is not of the document")]
 
 
 # --- attacks that keep the tree in order: only a signature tells

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from shipped_profiles import SHIPPED
 from volenti.core.policy.lint import lint
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,11 @@ def demo() -> Iterator[Demo]:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed; the documented commands need it")
     programs = Path(sys.executable).parent
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VOLENTI_")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("VOLENTI_") or name == "VOLENTI_PG_BIN"  # which PostgreSQL it is stays
+    }
     environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
     with tempfile.TemporaryDirectory(prefix="volenti-readme-") as name:
         folder = Path(name)
@@ -210,4 +215,4 @@ def test_the_policy_that_the_reference_shows_can_be_published() -> None:
     page = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
     shown = [block for kind, _, block in _BLOCK.findall(page) if kind == "yaml"]
 
-    assert [lint(text).findings for text in shown] == [()]
+    assert [lint(text, SHIPPED).findings for text in shown] == [()]

@@ -14,17 +14,16 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
+from deployments import services_on
 from volenti.core.admission import Choice, Command
 from volenti.core.data_subject import Identifier
 from volenti.errors import Invalid, LedgerDamaged, Unavailable
 from volenti.flows.clock import instant, wall_clock
 from volenti.flows.create_workspace import create
-from volenti.flows.open_services import opened
 from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Recording, Retry, record
 from volenti.flows.services import Services
 from volenti.flows.verify_ledger import verify
-from volenti.settings import Settings
 from volenti.store import appender, ledger
 from volenti.store.appender import Appended, Appender, Moved, Outcome, Repeated
 from volenti.store.embedded import Embedded
@@ -113,7 +112,7 @@ async def test_64_first_contacts_with_one_address_make_one_person(
 
 
 async def test_writers_of_one_person_in_two_processes_lose_nothing_that_was_acknowledged(
-    services: Services, server: Embedded, settings: Settings, workspace: UUID
+    services: Services, server: Embedded, workspace: UUID
 ) -> None:
     anna = Identifier("id", "anna")
 
@@ -124,7 +123,7 @@ async def test_writers_of_one_person_in_two_processes_lose_nothing_that_was_ackn
                 assert isinstance(outcome, Recorded)
                 return outcome
 
-    async with opened(settings, server.url) as others:
+    async with services_on(server) as others:
         outcomes = await asyncio.gather(*(persist(which) for which in (services, others) for _ in range(8)))
 
     assert len({outcome.first_index for outcome in outcomes}) == 16

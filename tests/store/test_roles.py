@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,17 +12,19 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from deployments import services_on
 from volenti.core.admission import Choice, Command
 from volenti.core.data_subject import Identifier
+from volenti.errors import Unavailable
 from volenti.flows.clock import instant, wall_clock
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import issue
-from volenti.flows.open_services import opened
 from volenti.flows.record_consents import Retry, record
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import sign
-from volenti.settings import Settings
 from volenti.store import credentials, ledger
+from volenti.store.appender import Appended, Repeated
+from volenti.store.database import Database
 from volenti.store.embedded import Embedded
 
 ROLES = ("volenti_app", "volenti_admin", "volenti_signer", "volenti_audit", "volenti_eraser")
@@ -30,7 +33,7 @@ SEALED = (
     "data_subject", "data_subject_identifier", "data_subject_state", "data_subject_entry", "entry_payload",
     "suppression", "idempotency",
 )  # fmt: skip
-PUBLISHED = ("policy_version", "notice_version", "credential")
+PUBLISHED = ("policy_version", "policy_activation", "notice_version", "credential")
 EVERY = (*LEDGER, "ledger_change", *SEALED, *PUBLISHED, "workspace", "deployment", "schema_migration")
 
 MAY: dict[str, dict[str, tuple[str, ...]]] = {
@@ -89,7 +92,7 @@ async def _filled(server: Embedded) -> UUID:
     choice = Choice(kind="withdraw", purpose="newsletter", channels=("email",))
     command = Command(actor="data_subject", component="tests", choices=(choice,))
     retry = Retry(UUID(int=1), "key", "POST /v1/consents", b"{}")
-    async with opened(Settings(data_dir=str(server.data_dir), log_level="error"), server.url) as services:
+    async with services_on(server) as services:
         workspace = await create(services, f"filled-{uuid4().hex[:12]}")
         await issue(services, workspace, component="tests", scopes=["check"])
         await record(services, workspace, command, (Identifier("id", "anna"),), retry)
@@ -192,6 +195,7 @@ FORBIDDEN = (
     "INSERT INTO ledger_change VALUES (gen_random_uuid(), 1, 1, NULL)",
     "UPDATE idempotency SET answer = ''",
     "UPDATE policy_version SET source = ''",
+    "UPDATE policy_activation SET version = 1",
     "UPDATE credential SET scopes = '{admin}'",
     "DELETE FROM credential",
     "UPDATE workspace SET wrapped_key = ''",
@@ -306,6 +310,37 @@ async def test_a_row_cannot_be_written_into_another_workspace(services: Services
                 )
 
 
+async def test_what_is_taken_in_one_workspace_is_free_in_another(services: Services) -> None:
+    """A unique violation would tell that an id, an address or a key exists elsewhere."""
+    one = _entries(1)[0]
+    holder, index, key = uuid4(), os.urandom(32), os.urandom(32)
+    item = ledger.Item(
+        (ledger.PendingEntry(one.id, one.at, one.leaf, holder, b"sealed"),),
+        holders=(ledger.PendingHolder(holder, 0, 1, one.id, b"sealed"),),
+        new_holders=(ledger.NewHolder(holder, b"wrapped"),),
+        identifiers=(ledger.IdentifierChange(index, None, holder, b"sealed"),),
+        idempotency=ledger.IdempotencyRow(UUID(int=1), key, os.urandom(32), b"answer"),
+    )
+    for side in ("one", "two"):
+        workspace = await create(services, f"{side}-{uuid4().hex[:12]}")
+        assert isinstance(await services.appender.append(workspace, 1, item), Appended)
+        assert isinstance(await services.appender.append(workspace, 1, item), Repeated)
+
+
+async def test_no_view_reads_with_its_owners_rights(superuser: Any) -> None:
+    assert await superuser.fetch("SELECT viewname FROM pg_views WHERE schemaname = 'volenti'") == []
+    assert await superuser.fetch("SELECT matviewname FROM pg_matviews WHERE schemaname = 'volenti'") == []
+
+
+async def test_the_service_refuses_a_login_that_row_level_security_does_not_bind(server: Embedded) -> None:
+    mighty = Database(lambda role: server.url("volenti"), pooler=True)  # with `pooler` no connection takes its role
+    try:
+        with pytest.raises(Unavailable, match="bypasses row-level security"):
+            await mighty.check()
+    finally:
+        await mighty.close()
+
+
 async def test_all_heads_and_a_credential_are_found_without_a_workspace(services: Services, filled: UUID) -> None:
     async with services.database.workspace("volenti_admin", filled) as connection:
         ((credential, mac),) = await credentials.of_workspace(connection, filled)
@@ -373,9 +408,11 @@ async def test_heads_only_grow_and_logs_only_freeze_also_for_a_superuser(
         "UPDATE credential SET scopes = '{admin}'",
         "UPDATE credential SET expires_at = volenti.now()",
         "UPDATE policy_version SET source = ''",
+        "UPDATE policy_activation SET active_from = volenti.now()",
         "UPDATE notice_version SET change = 'minor'",
         "DELETE FROM credential",
         "DELETE FROM policy_version",
+        "DELETE FROM policy_activation",
         "DELETE FROM notice_version",
     ],
 )

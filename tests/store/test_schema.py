@@ -240,6 +240,35 @@ async def test_what_failed_outside_a_transaction_is_not_said_to_be_rolled_back(n
     assert await new.applied() == ALL
 
 
+# --- what a file makes of the rows that are there
+
+
+async def test_versions_of_before_activations_are_in_force_since_they_were_published(
+    new: New, folder: Path, tmp_path: Path
+) -> None:
+    """Of every workspace; and row-level security holds for their owner as before."""
+    names = [one.name for one in schema.migrations()]
+    later = names[next(n for n, name in enumerate(names) if name.endswith("_policy_activation.sql")) :]
+    for name in later:
+        (folder / name).rename(tmp_path / name)
+    schema.write_manifest()
+    await new.migrate()
+    await new.fetch(
+        "INSERT INTO policy_version SELECT w, v, sha256('{}'), '{}', '', '2026-01-01Z'::timestamptz + v * interval '1 day',"
+        " gen_random_uuid() FROM unnest($1::uuid[]) w, generate_series(1, 3) v",
+        [UUID(int=1), UUID(int=2)],
+    )
+    for name in later:
+        (tmp_path / name).rename(folder / name)
+    schema.write_manifest()
+    await new.migrate()
+
+    moved = await new.fetch("SELECT workspace_id, version, published_at, published_at, entry_id FROM policy_version ORDER BY 1, 2")  # fmt: skip
+    assert moved == await new.fetch("SELECT workspace_id, version, active_from, recorded_at, entry_id FROM policy_activation ORDER BY 1, number")  # fmt: skip
+    assert len(moved) == 6
+    assert await new.fetch("SELECT relforcerowsecurity FROM pg_class WHERE relname = 'policy_version'") == [(True,)]
+
+
 # --- the store's statements
 
 ROOMS = (credentials, data_subjects, database, idempotency, ledger, policies, workspaces)
@@ -269,10 +298,8 @@ class Listening:
     async def executemany(self, statement: str, _: object) -> None:
         self.heard.append(statement)
 
-    async def cursor(self, statement: str, *_: object, prefetch: int) -> AsyncIterator[Any]:
-        self.heard.append(statement)
-        for row in list[Any]():
-            yield row
+    def get_server_pid(self) -> int:
+        return 0
 
 
 def made(annotation: Any, variant: int) -> Any:
@@ -298,8 +325,8 @@ def statements_of(room: ModuleType) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, function in inspect.getmembers(room, inspect.isfunction):
         parameters = list(inspect.signature(function).parameters)
-        if function.__module__ != room.__name__ or not parameters or parameters[0] != "connection":
-            continue
+        if function.__module__ != room.__name__ or parameters[:1] != ["connection"] or "statement" in parameters:
+            continue  # one that is given a statement has none of its own
         for variant in range(3):
             connection = Listening()
             hints = get_type_hints(function)
@@ -332,8 +359,10 @@ def test_every_function_that_takes_a_connection_is_known_by_its_statements(
         (room.__name__, function.name)
         for room in ROOMS
         for function in ast.parse(inspect.getsource(room)).body
-        if isinstance(function, ast.AsyncFunctionDef) and function.args.args and function.args.args[0].arg == "connection"
-    }  # fmt: skip
+        if isinstance(function, ast.AsyncFunctionDef)
+        and (names := [argument.arg for argument in function.args.args])[:1] == ["connection"]
+        and "statement" not in names
+    }
 
     assert {name for name, found in statements.items() if found} == senders
     assert len(senders) > 30

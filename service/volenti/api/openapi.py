@@ -109,11 +109,11 @@ def _responses(route: Route, references: dict[type[Any], Any]) -> dict[str, Any]
         errors |= {401, 403}
     if route.request is not None:
         errors |= {400, 413, 415, 422}
+    page = route.media[0].startswith("text/html")
     for status in sorted(errors):
-        responses[str(status)] = {
-            "description": _STATUS[status],
-            "content": {"application/problem+json": {"schema": references[wire.Problem]}},
-        }
+        problem = {"application/problem+json": {"schema": references[wire.Problem]}}
+        told = page and status in (404, 410)  # a person reads it
+        responses[str(status)] = {"description": _STATUS[status], "content": content if told else problem}
     if (
         route.answer in (wire.CheckAnswer, wire.Health) and "503" in responses
     ):  # an indeterminate decision has the same body
@@ -127,8 +127,7 @@ def _describe_reasons(components: dict[str, Any]) -> None:
         f"{reason.code} ({reason.number}, {reason.step}, {reason.effect}): {reason.text}" for reason in REASONS.values()
     )
     components["Reason"] = codes
-    for name in ("CheckAnswer", "CheckReason"):
-        member = "reason" if name == "CheckAnswer" else "code"
+    for name, member in (("CheckAnswer", "reason"), ("CheckItemAnswer", "reason"), ("CheckReason", "code")):
         if name in components:
             components[name]["properties"][member] = {"$ref": "#/components/schemas/Reason"}
 

@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import rich_click as click
@@ -80,7 +82,8 @@ def deployed(settings: Settings, *, create: bool = False, tell: bool = False) ->
         raise Invalid("the production profile needs a database: give VOLENTI_DATABASE_URL")
     if settings.database_url is not None:
         url = settings.database_url
-        yield Deployment(settings, lambda role: url, None)
+        by_role = settings.database_pooler == "transaction"
+        yield Deployment(settings, partial(logged_in_as, url) if by_role else lambda role: url, None)
         return
     data = settings.data_path
     known = (data / "postgresql").is_dir()
@@ -100,6 +103,14 @@ async def prepare(server: embedded.Embedded) -> None:
     """Bring the embedded database's roles and schema up to date."""
     await schema.bootstrap(server.url("volenti"))
     await schema.migrate(server.url("volenti_migrate"), report=lambda line: None)
+
+
+def logged_in_as(url: str, role: str) -> str:
+    """The address with the role as its login, and the password that it has: behind a pooler no session takes a role."""
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    _, colon, password = login.partition(":")
+    return urlunsplit(parts._replace(netloc=f"{role}{colon}{password}@{host}"))
 
 
 def _tell(line: str) -> None:

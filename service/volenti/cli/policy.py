@@ -69,8 +69,8 @@ def publish_file(
     file: Path, workspace: str, activate_at: str | None, data_dir: str | None, database_url: str | None
 ) -> int:
     """Publish a policy file as the workspace's next version; from then on checks decide by it. Exit 1 if it has errors."""
-    text = _read(file)
     at = None if activate_at is None else instant_of(activate_at, "--activate-at")
+    text = _read(file)
 
     async def work(services: Services, workspace_id: UUID) -> Publication:
         return await publish(services, workspace_id, text, activate_at=at)

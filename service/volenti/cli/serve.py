@@ -25,7 +25,7 @@ from uvicorn.supervisors import Multiprocess
 from volenti.api.app import Application
 from volenti.api.endpoint import Listener
 from volenti.cli.demo import seed
-from volenti.cli.deployment import Deployment, deployed, settings_of, where
+from volenti.cli.deployment import Deployment, deployed, logged_in_as, settings_of, where
 from volenti.cli.instants import instant_of
 from volenti.errors import Invalid, Unavailable, VolentiError
 from volenti.flows.clock import StandingClock, instant
@@ -180,7 +180,7 @@ def _run(deployment: Deployment, settings: Settings, bound: Sockets, stopping: _
     else:
         os.environ |= {
             "VOLENTI_WORKER_DSN": deployment.dsn("volenti_app"),
-            "VOLENTI_WORKER_EMBEDDED": "1" if deployment.embedded else "",
+            "VOLENTI_WORKER_BY_ROLE": "1" if deployment.embedded or settings.database_pooler == "transaction" else "",
             "VOLENTI_WORKER_PORTS": msgspec.json.encode(ports).decode(),
         }
         os.environ |= {
@@ -202,11 +202,11 @@ def worker() -> Application:
     if (parent := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     given = os.environ["VOLENTI_WORKER_DSN"]
-    embedded = bool(os.environ["VOLENTI_WORKER_EMBEDDED"])
+    by_role = bool(os.environ["VOLENTI_WORKER_BY_ROLE"])
     ports = msgspec.json.decode(os.environ["VOLENTI_WORKER_PORTS"], type=dict[Listener, int])
 
     def dsn(role: str) -> str:
-        return given.replace("//volenti_app@", f"//{role}@") if embedded else given
+        return logged_in_as(given, role) if by_role else given
 
     return _application(settings, dsn, ports, standing=False)
 

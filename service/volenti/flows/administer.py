@@ -76,8 +76,8 @@ class Change:
             raise Conflict(f"the change was not recorded: {result.verdict}")
         self.first_index, self.tree_size = result.first_index, result.tree_size
 
-    async def repeated(self, retry: Retry) -> UUID | KeyMisused | None:
-        """The entry of the first request that came with this key; None if this is the first."""
+    async def repeated(self, retry: Retry) -> tuple[UUID, int] | KeyMisused | None:
+        """The entry of the first request that came with this key, and its index; None if this is the first."""
         mac, fingerprint = self._macs(retry)
         stored = await idempotency.find(self.connection, self.workspace_id, retry.credential_id, mac)
         if stored is None:
@@ -85,7 +85,8 @@ class Change:
         if stored.fingerprint != fingerprint:
             return KeyMisused()
         context = answer_context(self.workspace_id.bytes, retry.credential_id.bytes, mac, fingerprint)
-        return UUID(stored_entries(open_sealed(self.key, stored.answer, context))[0])
+        (entry,) = stored_entries(open_sealed(self.key, stored.answer, context))
+        return UUID(entry), stored.first_index
 
     def _once(self, retry: Retry, entry: RecordedEntry) -> IdempotencyRow:
         mac, fingerprint = self._macs(retry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TypeAlias
+from typing import NamedTuple
 from uuid import UUID
 
 from volenti.core.policy.compile import CompiledPolicy
@@ -11,8 +11,19 @@ from volenti.core.policy.compile import CompiledPolicy
 KEPT = 512
 """How many keys are kept; the one that was asked for least lately goes first."""
 
-Key: TypeAlias = tuple[UUID, int, int]
-"""Workspace, version, and how many activations were known: they say since when each notice may have been shown."""
+
+class Key(NamedTuple):
+    """What a compiled form depends on beside the law of its time.
+
+    The activation in force stands for all that came into force before it, which say since when each notice may have
+    been shown: when another one comes into force, the key is another. For an instant that is not the present it does
+    not, and `known` says how many activations are taken for known.
+    """
+
+    workspace_id: UUID
+    version: int
+    activation: int
+    known: int | None = None
 
 
 class CompiledPolicies:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from datetime import datetime
 
 from volenti.errors import Invalid, NotFound
 from volenti.flows.clock import StandingClock, milliseconds, wall_clock
+from volenti.flows.profiles import shipped
 from volenti.flows.services import Services
 from volenti.keys.keyring import Keyring, read_file
 from volenti.keys.sealer import LocalSealer
@@ -47,6 +49,7 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
     try:
         await database.check()
         clock = await _bound_clock(database, keyring)
+        await asyncio.to_thread(shipped)  # read once: no check waits for it
         yield Services(
             database,
             appender,

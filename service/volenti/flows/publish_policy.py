@@ -132,11 +132,12 @@ class _Turn:
     async def answered(self) -> InForce | KeyMisused | None:
         """The first answer, if the request came with an Idempotency-Key that was used before."""
         found = None if self.retry is None else await self.transaction.repeated(self.retry)
-        if not isinstance(found, UUID):
+        if not isinstance(found, tuple):
             return found
-        activation = await policies.activation_of(self.connection, self.transaction.workspace_id, found)
+        entry_id, index = found
+        activation = await policies.activation_of(self.connection, self.transaction.workspace_id, entry_id)
         version = await policies.version(self.connection, self.transaction.workspace_id, activation.version)
-        return msgspec.structs.replace(await self.answer(activation, version), replayed=True)
+        return msgspec.structs.replace(await self.answer(activation, version), size=index + 1, replayed=True)
 
     async def standing(self) -> tuple[Activation, PolicyVersion] | None:
         """What is in force at the instant as things are; of an instant that has passed, only what began just then."""

@@ -9,10 +9,9 @@ from uuid import UUID
 
 from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy, compile_policy
-from volenti.core.policy.document import Policy
 from volenti.core.policy.notice import PublishedNotice, stood_on
 from volenti.flows.clock import Clock, Entropy, instant, milliseconds, uuid7
-from volenti.flows.compiled_policies import CompiledPolicies
+from volenti.flows.compiled_policies import CompiledPolicies, Key
 from volenti.flows.profiles import profiles_of
 from volenti.keys.keyring import Keyring
 from volenti.keys.sealer import Sealer
@@ -22,7 +21,7 @@ from volenti.store import policies, workspaces
 from volenti.store.anchor import AnchorStore
 from volenti.store.appender import Appender
 from volenti.store.data_subjects import Ground
-from volenti.store.database import Connection, Database
+from volenti.store.database import Database
 from volenti.store.journal import Journal
 from volenti.store.state_reader import StateReader
 
@@ -66,10 +65,10 @@ class Services:
 
     async def policy(self, workspace_id: UUID, ground: Ground) -> CompiledPolicy | None:
         """The policy that was in force when the ground was read, compiled; None if none was."""
-        if ground.policy_version is None or ground.policy_activations is None:
+        if ground.policy_version is None or ground.policy_activation is None:
             return None
-        at_ms = milliseconds(ground.at)
-        return await self._compiled(workspace_id, ground.policy_version, ground.policy_activations, at_ms)
+        key = Key(workspace_id, ground.policy_version, ground.policy_activation)
+        return await self._compiled(key, milliseconds(ground.at))
 
     async def policy_in_force(
         self, workspace_id: UUID, at_ms: int, known_at_ms: int
@@ -82,32 +81,25 @@ class Services:
             found = await policies.in_force(connection, workspace_id, instant(at_ms), instant(known_at_ms))
         if found is None:
             return None
-        version = found.activation.version
-        return version, await self._compiled(workspace_id, version, found.known, at_ms)
+        key = Key(workspace_id, found.activation.version, found.activation.number, found.known)
+        return key.version, await self._compiled(key, at_ms)
 
-    async def _compiled(self, workspace_id: UUID, version: int, known: int, at_ms: int) -> CompiledPolicy:
-        key = (workspace_id, version, known)
+    async def _compiled(self, key: Key, at_ms: int) -> CompiledPolicy:
         policy = self._policies.find(key, at_ms)
-        if policy is None:
-            async with self._compiling:  # who comes second finds it
-                policy = self._policies.find(key, at_ms)
-                if policy is None:
-                    async with self.database.workspace("volenti_app", workspace_id) as connection:
-                        document, published = await published_policy(connection, workspace_id, version, known)
-                    policy = await asyncio.to_thread(compile_in_force, document, published, at_ms)
-                    self._policies.keep(key, at_ms, policy)
+        if policy is not None:
+            return policy
+        async with self._compiling:  # who comes second finds it
+            policy = self._policies.find(key, at_ms)
+            if policy is None:
+                async with self.database.workspace("volenti_app", key.workspace_id) as connection:
+                    stored = await policies.version(connection, key.workspace_id, key.version)
+                    notices = await policies.notices(connection, key.workspace_id, up_to=key.version, known=key.known)
+                policy = await asyncio.to_thread(_compile, stored.document, notices, at_ms)
+                self._policies.keep(key, at_ms, policy)
         return policy
 
 
-async def published_policy(
-    connection: Connection, workspace_id: UUID, version: int, known: int
-) -> tuple[Policy, list[PublishedNotice]]:
-    """A published policy, and the notice versions as the first `known` activations make them."""
-    stored = await policies.version(connection, workspace_id, version)
-    published = await policies.notices(connection, workspace_id, up_to=version, known=known)
-    return parse_document(stored.document), published
-
-
-def compile_in_force(policy: Policy, published: Sequence[PublishedNotice], at_ms: int) -> CompiledPolicy:
-    """Compile a policy as it binds at an instant. It takes a while: off the event loop."""
-    return compile_policy(policy, stood_on(policy.notices, published), profiles_of(policy), at_ms)
+def _compile(document: bytes, notices: Sequence[PublishedNotice], at_ms: int) -> CompiledPolicy:
+    """A stored policy as it binds at an instant, with the notices that it stands on. Takes a moment: off the event loop."""
+    policy = parse_document(document)
+    return compile_policy(policy, stood_on(policy.notices, notices), profiles_of(policy), at_ms)

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from volenti.errors import NotFound
-from volenti.store.database import Connection
+from volenti.store.database import Connection, streamed
 
 
 class Ground(msgspec.Struct, frozen=True):
@@ -23,10 +23,10 @@ class Ground(msgspec.Struct, frozen=True):
     """The version in force at `at`; None: none is."""
     at: datetime
     origin: str
+    policy_activation: int | None = None
+    """The activation by which it is."""
     policy_until: datetime | None = None
     """When the next activation comes; None: none is scheduled."""
-    policy_activations: int | None = None
-    """How many activations were recorded so far."""
 
 
 class StoredState(msgspec.Struct, frozen=True):
@@ -124,7 +124,7 @@ async def neighbours(connection: Connection, workspace_id: UUID, log_id: int) ->
         " LEFT JOIN entry_payload p USING (workspace_id, log_id, idx) LEFT JOIN data_subject_entry x USING (workspace_id, log_id, idx)"
         " LEFT JOIN ledger_change c USING (workspace_id, log_id, idx) WHERE e.workspace_id = $1 AND e.log_id = $2 ORDER BY e.idx"
     )
-    async for row in connection.cursor(statement, workspace_id, log_id, prefetch=2000):
+    async for row in streamed(connection, statement, workspace_id, log_id):
         yield EntryNeighbours(*row)
 
 
@@ -137,7 +137,7 @@ async def lineages(connection: Connection, workspace_id: UUID) -> AsyncIterator[
         "SELECT x.holder, x.log_id, x.idx, e.entry_id, e.leaf, p.body FROM data_subject_entry x JOIN ledger_entry e USING (workspace_id, log_id, idx)"
         " JOIN entry_payload p USING (workspace_id, log_id, idx) WHERE x.workspace_id = $1 ORDER BY x.holder, x.log_id, x.idx"
     )
-    async for row in connection.cursor(statement, workspace_id, prefetch=2000):
+    async for row in streamed(connection, statement, workspace_id):
         yield row[0], Payload(*row[1:])
 
 

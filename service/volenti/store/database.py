@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -45,18 +46,28 @@ BUSY = (
 )
 """The statement was refused or cut short and did nothing; it may be repeated."""
 
+POOLER_UNTOLD = (
+    "a pooler stands between, which keeps no session: the service needs VOLENTI_DATABASE_POOLER=transaction, and"
+    " migrations need an address that goes past it"
+)
+
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Turn the driver's errors into ours; `doing` completes the sentence "… could not be done".
 
-    Raises Unavailable where a repetition may succeed, Invalid where PostgreSQL cannot hold the value,
-    LedgerDamaged where a row contradicts a constraint. Never carries DETAIL or parameters: they may hold personal data.
+    Raises Unavailable where a repetition may succeed, Invalid where PostgreSQL cannot hold the value or is not what
+    answers, LedgerDamaged where a row contradicts a constraint. Never carries DETAIL or parameters: they may hold personal data.
     """
     try:
         yield
     except LOST as error:
-        raise Unavailable(f"{doing}: the database cannot be reached ({type(error).__name__})") from error
+        what = "the database cannot be reached"
+        if isinstance(error, asyncpg.ProtocolViolationError):  # PgBouncer's word for whatever it refuses
+            if "startup parameter" in str(error):
+                raise Invalid(f"{doing}: {POOLER_UNTOLD}") from error
+            what += ", or a pooler in front of it refuses"
+        raise Unavailable(f"{doing}: {what} ({type(error).__name__})") from error
     except BUSY as error:
         raise Unavailable(f"{doing}: the database is busy ({type(error).__name__})") from error
     except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
@@ -80,11 +91,16 @@ class Database:
 
     `dsn` gives the address for a role. Where the address logs in as somebody else, the connection takes the role at
     start-up, so that each part of the service has the rights of its role and no more.
+
+    Nothing here or above relies on the session that a statement runs in: with `pooler`, each transaction may run in
+    another one. Then `dsn` has to log in as the role itself, whose own settings give search path and timeouts, and no
+    statement is prepared for later.
     """
 
     def __init__(self, dsn: Callable[[str], str], *, read_connections: int = 8, pooler: bool = False) -> None:
         self._dsn = dsn
         self._sizes: dict[str, int] = {"volenti_app": read_connections}
+        self._pooler = pooler
         self._statement_cache = 0 if pooler else 100
         self._pools: dict[str, Any] = {}
         self._opening = asyncio.Lock()
@@ -102,7 +118,7 @@ class Database:
                             command_timeout=COMMAND_SECONDS if role != "volenti_audit" else None,
                             statement_cache_size=self._statement_cache,
                             reset=_keep_session,
-                            server_settings=_server_settings(role),
+                            server_settings=self._server_settings(role),
                         )
         return self._pools[role]
 
@@ -114,7 +130,7 @@ class Database:
                 timeout=COMMAND_SECONDS,
                 command_timeout=COMMAND_SECONDS,
                 statement_cache_size=self._statement_cache,
-                server_settings=_server_settings(role),
+                server_settings=self._server_settings(role),
             )
 
     @asynccontextmanager
@@ -148,15 +164,23 @@ class Database:
                     yield connection
 
     async def check(self) -> None:
-        """Return if the application's role can use the database safely, else raise Unavailable with the reason."""
+        """Return if the application's role can use the database safely, else raise Unavailable with the reason.
+
+        Raises Invalid if a pooler stands between that the settings do not name.
+        """
         async with self.connection("volenti_app") as connection:
             with translated("checking the database"):
                 row = await connection.fetchrow(
                     "SELECT current_setting('synchronous_commit') AS durable, (SELECT count(*) FROM ledger_head) AS leaked,"
-                    " rolsuper OR rolbypassrls AS mighty FROM pg_roles WHERE rolname = current_user"
+                    " rolsuper OR rolbypassrls AS mighty, current_user AS role FROM pg_roles WHERE rolname = current_user"
                 )
+            pooled = not self._pooler and await is_pooled(connection)
+        if pooled:
+            raise Invalid(POOLER_UNTOLD)
         if row["mighty"] or row["leaked"]:
             raise Unavailable("the service's database role bypasses row-level security; connect as volenti_app")
+        if row["role"] != "volenti_app":
+            raise Unavailable("the service's database role is not volenti_app; the pooler must log in as who asks it")
         if row["durable"] == "off":
             raise Unavailable("synchronous_commit is off: an acknowledged entry could be lost; switch it on")
 
@@ -167,6 +191,10 @@ class Database:
                 row = await connection.fetchrow("SELECT current_setting('server_version'), clock_timestamp()")
         return row[0], row[1]
 
+    def _server_settings(self, role: Role) -> dict[str, str]:
+        carried = {"application_name": role, "timezone": "UTC"}  # also by PgBouncer, from session to session
+        return carried if self._pooler else {"role": role, "search_path": "volenti", **carried}
+
     async def close(self) -> None:
         """Close every pool, by force if a connection does not come back within two seconds."""
         for pool in self._pools.values():
@@ -175,6 +203,28 @@ class Database:
             except TimeoutError:
                 pool.terminate()
         self._pools.clear()
+
+
+async def is_pooled(connection: Connection) -> bool:
+    """True if the process that answers is not the one that was announced: a pooler stands between, and lends them."""
+    return bool(await connection.fetchval("SELECT pg_backend_pid() <> $1", connection.get_server_pid()))
+
+
+_cursors = itertools.count()
+
+
+async def streamed(connection: Connection, statement: str, *arguments: object) -> AsyncIterator[Any]:
+    """Every row of a query through a server-side cursor: constant memory. Needs a transaction, and ends with it.
+
+    Not the driver's own cursor: that names a prepared statement, which behind a pooler outlives the transaction in a
+    session that others get.
+    """
+    name = f"cursor_{next(_cursors)}"
+    await connection.execute(f"DECLARE {name} NO SCROLL CURSOR FOR {statement}", *arguments)
+    while found := await connection.fetch(f"FETCH 2000 FROM {name}"):
+        for row in found:
+            yield row
+    await connection.execute(f"CLOSE {name}")
 
 
 class Turn:
@@ -193,7 +243,3 @@ async def take_turn(connection: Connection, turn: int, name: str) -> None:
 async def try_turn(connection: Connection, turn: int, name: str) -> bool:
     """Take the turn if nobody has it; it ends with the transaction."""
     return bool(await connection.fetchval("SELECT pg_try_advisory_xact_lock($1, hashtext($2))", turn, name))
-
-
-def _server_settings(role: Role) -> dict[str, str]:
-    return {"role": role, "search_path": "volenti", "application_name": role, "timezone": "UTC"}

@@ -11,7 +11,7 @@ import msgspec
 
 from volenti.core.ledger.tile import FULL_WIDTH
 from volenti.errors import LedgerDamaged, NotFound
-from volenti.store.database import Connection
+from volenti.store.database import Connection, streamed
 from volenti.store.journal import Line
 
 Verdict = Literal["appended", "duplicate", "again", "key_reused", "conflict", "clock"]
@@ -246,7 +246,7 @@ async def all_entries(connection: Connection, workspace_id: UUID, log_id: int) -
     statement = (
         "SELECT idx, entry_id, leaf_hash, leaf FROM ledger_entry WHERE workspace_id = $1 AND log_id = $2 ORDER BY idx"
     )
-    async for row in connection.cursor(statement, workspace_id, log_id, prefetch=2000):
+    async for row in streamed(connection, statement, workspace_id, log_id):
         yield StoredEntry(*row)
 
 

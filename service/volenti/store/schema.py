@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 
 from volenti.errors import Invalid, Unavailable
-from volenti.store.database import translated
+from volenti.store.database import POOLER_UNTOLD, is_pooled, translated
 
 _LOCK = (0x566F6C65, 1)  # "Vole", migrations
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -70,7 +70,7 @@ def migrations() -> tuple[Migration, ...]:
 async def bootstrap(dsn: str) -> None:
     """Create the roles and the schema that the migrations run under, as a role that may create roles. Safe to repeat."""
     with translated("creating the database roles"):
-        connection = await asyncpg.connect(dsn, timeout=10)
+        connection = await _connected(dsn)
         try:
             async with _locked(connection, seconds=60):
                 await connection.execute((_folder() / "bootstrap.sql").read_text())
@@ -81,7 +81,7 @@ async def bootstrap(dsn: str) -> None:
 async def pending(dsn: str) -> tuple[Migration, ...]:
     """The files that the database lacks, for anybody who may read. Raises Invalid if it was migrated by other files."""
     with translated("reading the schema's version"):
-        connection = await asyncpg.connect(dsn, timeout=10, server_settings={"search_path": "volenti"})
+        connection = await asyncpg.connect(dsn, timeout=10, statement_cache_size=0)  # also through a pooler
         try:
             return _pending(await _applied(connection))
         finally:
@@ -92,10 +92,11 @@ async def migrate(dsn: str, *, report: Callable[[str], None], seconds: float = 6
     """Apply what is missing and return it. Several processes may call this at once: one applies, the others wait.
 
     Each file and its row in `schema_migration` commit together; a crash leaves the files before it applied.
-    Raises Unavailable if another process holds the lock longer than `seconds`, Invalid if a file was edited.
+    Raises Unavailable if another process holds the lock longer than `seconds`, Invalid if a file was edited, or if a
+    pooler stands between: the lock and the role are the session's.
     """
     with translated("migrating the schema"):
-        connection = await asyncpg.connect(dsn, timeout=10, server_settings={"search_path": "volenti"})
+        connection = await _connected(dsn, search_path="volenti")
         try:
             await connection.execute("SET ROLE volenti_owner")
             async with _locked(connection, seconds=seconds):
@@ -111,6 +112,14 @@ async def migrate(dsn: str, *, report: Callable[[str], None], seconds: float = 6
             return todo
         finally:
             await connection.close()
+
+
+async def _connected(dsn: str, **settings: str) -> Any:
+    connection = await asyncpg.connect(dsn, timeout=10, server_settings=settings)
+    if await is_pooled(connection):
+        await connection.close()
+        raise Invalid(f"the database's address does not lead to PostgreSQL itself: {POOLER_UNTOLD}")
+    return connection
 
 
 async def _apply(connection: Any, migration: Migration) -> None:
@@ -138,7 +147,7 @@ async def _apply(connection: Any, migration: Migration) -> None:
 async def _applied(connection: Any) -> dict[int, tuple[str, str]]:
     if not await connection.fetchval("SELECT to_regclass('volenti.schema_migration') IS NOT NULL"):
         return {}
-    rows = await connection.fetch("SELECT number, name, sha256 FROM schema_migration ORDER BY number")
+    rows = await connection.fetch("SELECT number, name, sha256 FROM volenti.schema_migration ORDER BY number")
     return {row["number"]: (row["name"], row["sha256"]) for row in rows}
 
 

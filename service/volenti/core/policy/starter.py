@@ -61,7 +61,7 @@ purposes:
     # consent: {valid_for: P24M, double_opt_in: true, minimum_evidence: E1}   # ends after 24 months; must be confirmed
     # data: [contact]           # the categories of data that it uses; a question about another one is denied
     # recipients: [mailer]      # who else gets the data, and regions: where it may go
-    # retention: P36M           # how long the data are kept after the person's last act
+    # retention: P36M           # how long the data may be used after the last grant or tie
 
   order_updates:
     title: {en: Order updates, de: Nachrichten zur Bestellung}
