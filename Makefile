@@ -70,6 +70,6 @@ lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--extra embedded --group build pyproject.toml -o requirements/run.txt
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-		--extra embedded --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
+		--extra embedded --extra s3 --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
 
 .PHONY: help demo test test-databases test-core fault lint types openapi docs bench lock

@@ -16,6 +16,8 @@ from volenti.errors import Invalid
 PREFIX = "VOLENTI_"
 
 DatabaseUrl = Annotated[str, Meta(pattern=r"^postgres(ql)?://")]
+HttpUrl = Annotated[str, Meta(pattern=r"^https?://")]
+Folder = Annotated[str, Meta(pattern=r"^(?!.*://)")]  # a URL would be taken for a folder of that name
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -44,14 +46,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     anchor: Annotated[
         str | None,
         Meta(
-            description="folder that keeps the newest checkpoint of each log, on another volume than the database's; `off` for none; default with the embedded database: anchor in the data directory"
+            description="keeps the newest checkpoint of each log: a folder on another volume than the database's, or `s3://bucket/prefix`; `off` for none; default with the embedded database: anchor in the data directory"
         ),
     ] = None
     journal: Annotated[
-        str | None,
+        Folder | None,
         Meta(
-            description="folder of the withdrawal journal, on another volume than the database's; `off` for none; default with the embedded database: journal in the data directory"
+            description="folder of the withdrawal journal, on another volume than the database's; `off` for none; default with the embedded database: journal in the data directory",
         ),
+    ] = None
+    s3_endpoint: Annotated[
+        HttpUrl | None,
+        Meta(description="URL of the anchor's S3-compatible store, if it is not AWS's"),
     ] = None
     profile: Annotated[
         Literal["laptop", "production"], Meta(description="production demands what a laptop need not have")
@@ -93,17 +99,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return Path(self.data_dir)
 
     @property
-    def anchor_path(self) -> Path | None:
+    def anchor_place(self) -> str | None:
+        """A folder or the URL of a store; None if there is to be no anchor."""
         return self._beside("anchor", self.anchor)
 
     @property
     def journal_path(self) -> Path | None:
-        return self._beside("journal", self.journal)
+        place = self._beside("journal", self.journal)
+        return None if place is None else Path(place)
 
-    def _beside(self, name: str, given: str | None) -> Path | None:
+    def _beside(self, name: str, given: str | None) -> str | None:
         if given is not None:
-            return None if given == "off" else Path(given)
-        return self.data_path / name if self.database_url is None else None
+            return None if given == "off" else given
+        return str(self.data_path / name) if self.database_url is None else None
 
     @property
     def key_path(self) -> Path:

@@ -17,6 +17,7 @@ import pytest
 import rich_click as click
 
 from deployments import with_keys_bound
+from object_store import forget_the_cloud
 from volenti.cli.main import run, volenti
 from volenti.core.policy.starter import starter_policy
 from volenti.keys.credential import PATTERN
@@ -149,7 +150,7 @@ def test_wrong_use_ends_with_2_and_a_sentence(arguments: list[str], capsys: pyte
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("PORT", "many"), ("WORKERS", "0"), ("PROFILE", "desktop"), ("LOG_LEVEL", "loud"), ("ORIGIN", "a b"), ("SETTINGS", "missing.toml"), ("DATABASE_URL", "mysql://ana:secret@localhost")],
+    [("PORT", "many"), ("WORKERS", "0"), ("PROFILE", "desktop"), ("LOG_LEVEL", "loud"), ("ORIGIN", "a b"), ("SETTINGS", "missing.toml"), ("DATABASE_URL", "mysql://ana:secret@localhost"), ("JOURNAL", "s3://bucket/journal"), ("S3_ENDPOINT", "minio:9000")],
 )  # fmt: skip
 def test_a_setting_that_does_not_fit_is_named_and_its_value_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str
@@ -167,6 +168,20 @@ def test_the_production_profile_never_starts_a_database_of_its_own(
     monkeypatch.setenv("VOLENTI_PROFILE", "production")
     assert run(["serve"]) == 2
     assert "VOLENTI_DATABASE_URL" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm here")
+@pytest.mark.parametrize("name", ["anchor", "journal"])
+def test_production_does_not_serve_with_a_folder_that_goes_away(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"VOLENTI_ANCHOR": "s3://bucket", "VOLENTI_JOURNAL": "off", f"VOLENTI_{name.upper()}": "/dev/shm/volenti"}
+    for variable, value in places.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("VOLENTI_PROFILE", "production")
+    assert run(["serve", "--database-url", "postgresql://nobody@127.0.0.1:1/nowhere"]) == 2
+    assert f"the {name} goes away with the machine's memory" in capsys.readouterr().err
+    assert not os.path.exists("/dev/shm/volenti")
 
 
 # ---- exit 3: cannot be reached
@@ -470,6 +485,21 @@ def test_commands_work_while_a_service_runs_on_the_same_data(
             service.kill()
     assert run(["workspace", "list", "--data-dir", str(data)]) == 0  # and the data is there without it
     assert "acme" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("workspace")
+def test_a_service_that_cannot_read_its_anchor_ends_with_3_and_says_so(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_the_cloud(monkeypatch)
+    places = {"VOLENTI_ANCHOR": "s3://bucket/anchor", "VOLENTI_S3_ENDPOINT": "http://127.0.0.1:1"}
+    arguments = [sys.executable, "-m", "volenti", "serve", "--port", "0", "--data-dir", data]
+    environment = {**os.environ, **places}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "volenti: the anchor cannot be read (EndpointConnectionError)"
+    assert "Traceback" not in done.stderr
 
 
 def _check(base: str, secret: str, question: bytes) -> dict[str, object]:

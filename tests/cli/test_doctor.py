@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import asyncpg
 import pytest
 
 from deployments import with_keys_bound
+from object_store import forget_the_cloud, object_store
 from volenti.cli.main import run
 from volenti.keys.keyring import create_file
 from volenti.store.embedded import Embedded
@@ -44,7 +46,40 @@ def test_a_sound_deployment_is_well_in_every_respect(server: Embedded, capsys: p
     assert run(["workspace", "create", f"doctor-{os.getpid()}", "--data-dir", str(server.data_dir)]) == 0
     code, good, bad = examined(capsys, "--data-dir", str(server.data_dir))
     assert (code, bad) == (0, {})
-    assert {"keys", "schema", "database", "clocks", "ledgers"} <= set(good)
+    assert {"keys", "schema", "database", "clocks", "ledgers", "anchor", "journal"} <= set(good)
+
+
+def test_an_anchor_that_cannot_be_reached_is_named_and_ends_with_3(
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_the_cloud(monkeypatch)
+    monkeypatch.setenv("VOLENTI_S3_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("VOLENTI_ANCHOR", "s3://bucket/prefix")
+    code, _, bad = examined(capsys, "--data-dir", str(server.data_dir))
+    assert code == 3
+    assert bad["anchor"].startswith("s3://bucket/prefix: the anchor cannot be checked")
+
+
+def test_an_anchor_whose_store_ignores_conditions_is_named(
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with object_store() as store:
+        monkeypatch.setenv("VOLENTI_S3_ENDPOINT", store.url)
+        monkeypatch.setenv("VOLENTI_ANCHOR", f"s3://{store.bucket}")
+        assert examined(capsys, "--data-dir", str(server.data_dir))[0] == 0
+        store.ignores_conditions = True
+        code, _, bad = examined(capsys, "--data-dir", str(server.data_dir))
+    assert code == 1
+    assert "ignores If-Match" in bad["anchor"]
+
+
+def test_an_anchor_in_s3_without_its_library_is_wrong_use_and_says_what_to_install(
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setenv("VOLENTI_ANCHOR", "s3://bucket/prefix")
+    assert run(["workspace", "list", "--data-dir", str(server.data_dir)]) == 2
+    assert "pip install 'volenti[s3]'" in capsys.readouterr().err
 
 
 def test_the_keys_of_another_deployment_are_named(
@@ -102,11 +137,27 @@ def test_a_ledger_that_was_stopped_is_named(server: Embedded, capsys: pytest.Cap
 
 
 def test_production_wants_https_to_the_outside(
-    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VOLENTI_PROFILE", "production")
-    monkeypatch.setenv("VOLENTI_DATABASE_URL", server.url("volenti_app"))
+    monkeypatch.setenv("VOLENTI_DATABASE_URL", server.url("volenti"))
     monkeypatch.setenv("VOLENTI_KEY_FILE", str(server.data_dir / "keys.json"))
+    monkeypatch.setenv("VOLENTI_ANCHOR", str(tmp_path / "anchor"))
+    monkeypatch.setenv("VOLENTI_JOURNAL", str(tmp_path / "journal"))
     code, _, bad = examined(capsys)
-    assert code != 0
-    assert bad
+    assert code == 1
+    assert bad["public base URL"] == "production needs https"
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no /dev/shm here")
+def test_production_is_told_which_folder_goes_away(
+    server: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VOLENTI_PROFILE", "production")
+    monkeypatch.setenv("VOLENTI_DATABASE_URL", server.url("volenti"))
+    monkeypatch.setenv("VOLENTI_KEY_FILE", str(server.data_dir / "keys.json"))
+    monkeypatch.setenv("VOLENTI_ANCHOR", str(tmp_path / "anchor"))
+    monkeypatch.setenv("VOLENTI_JOURNAL", "/dev/shm/volenti")
+    code, _, bad = examined(capsys)
+    assert code == 1
+    assert bad["journal"] == "it goes away with the machine's memory"

@@ -17,7 +17,7 @@ from volenti.core.policy.lint import lint
 from volenti.core.policy.notice import PublishedNotice, required_version, stood_on
 from volenti.core.policy.starter import starter_policy
 
-STARTER = lint(starter_policy("Acme GmbH")).policy
+STARTER = lint(starter_policy("Acme GmbH"), SHIPPED).policy
 assert STARTER is not None
 POLICY = compile_policy(STARTER, (), SHIPPED["2026.11"], 0)
 NOW = 1_000_000_000_000

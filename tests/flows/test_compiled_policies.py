@@ -15,7 +15,7 @@ from volenti.core.policy.starter import starter_policy
 from volenti.flows.compiled_policies import CompiledPolicies, Key
 from volenti.flows.profiles import shipped
 
-LINTED = lint(starter_policy("Acme GmbH")).policy
+LINTED = lint(starter_policy("Acme GmbH"), shipped()).policy
 assert LINTED is not None
 COMPILED = compile_policy(LINTED, (), shipped()["2026.11"], 0)
 KEY = Key(UUID(int=1), 1, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import asyncpg
 import pytest
 
 from deployments import services_on
+from object_store import object_store
 from volenti.api.app import application
 from volenti.core.admission import Choice, Command
 from volenti.core.consent import ConsentKind
@@ -49,13 +51,21 @@ class Place:
     server: Embedded
     folder: Path
     database: str
+    anchor: str
+    s3_endpoint: str | None = None
     profile: Literal["laptop", "production"] = "laptop"
 
     def services(self, **changed: Any) -> AbstractAsyncContextManager[Services]:
-        given = {"anchor": str(self.folder / "anchor"), "journal": str(self.folder / "journal"), **changed}
+        given = {"anchor": self.anchor, "journal": str(self.folder / "journal"), **changed}
         keys = str(self.server.data_dir / "keys.json")
         return services_on(
-            self.server, self.database, data_dir=str(self.folder), key_file=keys, profile=self.profile, **given
+            self.server,
+            self.database,
+            data_dir=str(self.folder),
+            key_file=keys,
+            profile=self.profile,
+            s3_endpoint=self.s3_endpoint,
+            **given,
         )
 
     async def back_up(self) -> str:
@@ -77,15 +87,22 @@ class Place:
             await connection.close()
 
 
+OVER_BOTH_STORES = pytest.mark.parametrize("place", ["file", "s3"], indirect=True)
+
+
 @pytest.fixture
-async def place(server: Embedded, tmp_path: Path) -> Place:
+async def place(request: pytest.FixtureRequest, server: Embedded, tmp_path: Path) -> AsyncIterator[Place]:
     database = f"recover{os.getpid()}_{next(_numbers)}"
     connection = await asyncpg.connect(server.url("volenti", "postgres"))
     await connection.execute(f"CREATE DATABASE {database}")
     await connection.close()
     await schema.bootstrap(server.url("volenti", database))
     await schema.migrate(server.url("volenti_migrate", database), report=lambda line: None)
-    return Place(server, tmp_path, database)
+    if getattr(request, "param", "file") == "file":
+        yield Place(server, tmp_path, database, str(tmp_path / "anchor"))
+        return
+    with object_store() as store:
+        yield Place(server, tmp_path, database, f"s3://{store.bucket}/anchor", store.url)
 
 
 async def choose(
@@ -117,6 +134,7 @@ async def clean(services: Services) -> bool:
     return verified and not any(rebuilt.findings for rebuilt in await rebuild(services))
 
 
+@OVER_BOTH_STORES
 async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_then_every_withdrawal_holds(
     place: Place,
 ) -> None:
@@ -195,6 +213,7 @@ async def test_a_person_made_again_gets_their_identifiers_back_when_a_caller_sta
         assert await clean(services)
 
 
+@OVER_BOTH_STORES
 async def test_a_fork_is_found_although_the_log_is_longer_than_the_anchor(place: Place) -> None:
     async with place.services() as services:
         workspace = await create(services, "shop")
@@ -203,7 +222,7 @@ async def test_a_fork_is_found_although_the_log_is_longer_than_the_anchor(place:
         await choose(services, workspace, "anna", "withdraw")
         await sign(services, workspace)
     await place.put_back(backup)
-    async with place.services(anchor=str(place.folder / "elsewhere"), journal=str(place.folder / "none")) as services:
+    async with place.services(anchor=f"{place.anchor}/elsewhere", journal=str(place.folder / "none")) as services:
         for person in ("bela", "cora", "dora"):
             await choose(services, workspace, person, "grant")
 
@@ -233,6 +252,7 @@ async def test_a_withdrawal_that_was_acknowledged_after_the_last_anchor_is_found
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
 
 
+@OVER_BOTH_STORES
 async def test_a_log_without_an_anchor_is_taken_up_only_when_an_operator_says_so_and_that_is_recorded(
     place: Place,
 ) -> None:
@@ -240,7 +260,7 @@ async def test_a_log_without_an_anchor_is_taken_up_only_when_an_operator_says_so
         workspace = await create(services, "shop")
         await choose(services, workspace, "anna", "grant")
         await sign(services, workspace)
-    async with place.services(anchor=str(place.folder / "lost")) as services:
+    async with place.services(anchor=f"{place.anchor}/lost") as services:
         assert (await guard(services)) == {"localhost/shop": Unanchored()}
         assert await reason(services, workspace, "anna") == "system.restoring"
         with pytest.raises(Invalid, match="accept-head"):

@@ -128,5 +128,26 @@ async def test_a_failed_sync_is_not_acknowledged_where_the_journal_is_required(
     other.close()
 
 
+async def test_a_file_whose_name_could_not_be_made_durable_is_not_written_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = journal(tmp_path)
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", broken)
+        with pytest.raises(Unavailable):
+            await one.write(LINES[:1])
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    await one.write(LINES)
+    one.close()
+
+    assert synced == [os.stat(path).st_ino for path in (tmp_path, tmp_path / "one+.journal")]
+    assert list(read(tmp_path)) == LINES
+
+
 def test_an_empty_or_missing_folder_is_an_empty_journal(tmp_path: Path) -> None:
     assert list(read(tmp_path / "nothing")) == []

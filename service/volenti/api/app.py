@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,6 +18,7 @@ from litestar.handlers import HTTPRouteHandler
 from volenti.api.endpoint import Context, Listener, Route, respond
 from volenti.api.problems import Problematic, body_of, headers_of, problem_of
 from volenti.api.routes import routes
+from volenti.errors import VolentiError
 from volenti.flows.clock import StandingClock
 from volenti.flows.keep_anchor import Agrees, guard, read_journal
 from volenti.flows.manage_credentials import Authenticator
@@ -50,6 +51,7 @@ class Application:
         self._ports = ports or {}
         self._context: Context | None = None
         self._stopping = False
+        self.failure: VolentiError | None = None
         self.table = routes(public_log=public_log, test_clock=test_clock)
         self._hot = {route.path: route for route in self.table if route.hot}
         self._litestar = Litestar(
@@ -89,8 +91,7 @@ class Application:
     @asynccontextmanager
     async def started(self) -> AsyncIterator[None]:
         """Open the services and run what runs beside requests, for as long as the block lasts: the server's lifespan."""
-        async with self._opening() as services:
-            await _guard(services)
+        async with self._guarded() as services:
             self._context = Context(services, Authenticator(services), self._unready)
             tasks = [asyncio.create_task(Checkpointer(services).run()), asyncio.create_task(keep_pruned(services))]
             try:
@@ -100,6 +101,19 @@ class Application:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _guarded(self) -> AsyncIterator[Services]:
+        """The services, once each log is guarded. Why that failed is kept and logged: a server only says that it did."""
+        async with AsyncExitStack() as stack:
+            try:
+                services = await stack.enter_async_context(self._opening())
+                await _guard(services)
+            except VolentiError as error:
+                self.failure = error
+                log.error("start.failed", error=str(error))
+                raise
+            yield services
 
     def _elsewhere(self, route: Route, scope: Scope) -> bool:
         """True if the request came in on the port of another listener."""

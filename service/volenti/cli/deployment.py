@@ -23,6 +23,7 @@ from volenti.flows.sign_checkpoint import sign
 from volenti.keys import keyring
 from volenti.settings import Settings, load
 from volenti.store import embedded, schema
+from volenti.store.durable import goes_with
 
 T = TypeVar("T")
 
@@ -131,6 +132,17 @@ def _key_file(path: Path, *, known: bool) -> None:
         )
     with suppress(Conflict):  # another process of this data directory was faster
         keyring.create_file(path, os.urandom)
+
+
+def passing(settings: Settings) -> dict[str, str]:
+    """The settings `anchor` and `journal` whose folder goes away with something, and with what: no production bears that."""
+    anchor = settings.anchor_place
+    folders = {
+        "anchor": None if anchor is None or "://" in anchor else Path(anchor),
+        "journal": settings.journal_path,
+    }
+    found = {name: goes_with(folder) for name, folder in folders.items() if folder is not None}
+    return {name: what for name, what in found.items() if what is not None}
 
 
 def settings_of(data_dir: str | None, database_url: str | None, **given: Any) -> Settings:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import rich_click as click
 
-from volenti.cli.deployment import Deployment, deployed, settings_of, where
+from volenti.cli.deployment import Deployment, deployed, passing, settings_of, where
 from volenti.cli.main import NEGATIVE, UNREACHABLE
 from volenti.errors import Unavailable, VolentiError
 from volenti.flows.clock import milliseconds, wall_clock
@@ -82,15 +82,25 @@ def _services(deployment: Deployment) -> list[Outcome]:
         )
         if services.settings.profile == "production" and not services.settings.public_base_url.startswith("https://"):
             outcomes.append((NEGATIVE, "public base URL: production needs https"))
-        outcomes.append(
-            (
-                0,
-                f"anchor: {services.settings.anchor_path or 'none'}; journal: {services.settings.journal_path or 'none'}",
-            )
-        )
+        if services.settings.profile == "production":
+            lost = passing(services.settings)
+            outcomes += [(NEGATIVE, f"{name}: it goes away with {owner}") for name, owner in lost.items()]
+        outcomes.append(await _anchor(services))
+        outcomes.append((0, f"journal: {services.settings.journal_path or 'none'}"))
         return outcomes
 
     try:
         return deployment.run(look)
     except VolentiError as error:
         return [(_code(error), f"database: {error}")]
+
+
+async def _anchor(services: Services) -> Outcome:
+    place = services.settings.anchor_place
+    if services.anchor is None:
+        return 0, "anchor: none"
+    try:
+        await services.anchor.check()
+        return 0, f"anchor: {place}, can be written"
+    except VolentiError as error:
+        return _code(error), f"anchor: {place}: {error}"

@@ -25,7 +25,7 @@ from uvicorn.supervisors import Multiprocess
 from volenti.api.app import Application
 from volenti.api.endpoint import Listener
 from volenti.cli.demo import seed
-from volenti.cli.deployment import Deployment, deployed, logged_in_as, settings_of, where
+from volenti.cli.deployment import Deployment, deployed, logged_in_as, passing, settings_of, where
 from volenti.cli.instants import instant_of
 from volenti.errors import Invalid, Unavailable, VolentiError
 from volenti.flows.clock import StandingClock, instant
@@ -70,6 +70,7 @@ def serve(
     configure(settings.log_level)
     stopping = _Stopping()
     with deployed(settings, create=True, tell=True) as deployment:
+        _refuse_passing_places(settings)
         if stands_at is not None:
             asyncio.run(stand_clock(deployment.settings, deployment.dsn, stands_at))
         standing = _clock_stands(deployment)
@@ -89,6 +90,12 @@ def serve(
             stop.set()
             watch.join(timeout=GRACE_SECONDS)
     return 0
+
+
+def _refuse_passing_places(settings: Settings) -> None:
+    for name, owner in passing(settings).items():
+        if settings.profile == "production":
+            raise Invalid(f"the {name} goes away with {owner}, which production does not bear: give it another place")
 
 
 class _Stopping:
@@ -162,7 +169,7 @@ def _shown(host: str) -> str:
 def _run(deployment: Deployment, settings: Settings, bound: Sockets, stopping: _Stopping, *, standing: bool) -> None:
     """Serve until SIGTERM or SIGINT: readiness off, requests in flight finish, the queue drains. Returns, so the exit code is 0.
 
-    Raises Unavailable if a worker process cannot come up.
+    Raises what kept the application from starting; Unavailable if a worker process cannot come up.
     """
     options: dict[str, Any] = {
         "loop": "uvloop", "http": "volenti.api.guard:Guard", "ws": "none", "lifespan": "on", "interface": "asgi3",
@@ -176,7 +183,10 @@ def _run(deployment: Deployment, settings: Settings, bound: Sockets, stopping: _
         application = _application(settings, deployment.dsn, ports, standing=standing)
         stopping.server = uvicorn.Server(uvicorn.Config(application, **options))
         if not stopping.asked:
-            stopping.server.run(sockets=sockets)
+            try:
+                stopping.server.run(sockets=sockets)
+            except SystemExit:  # of a start that failed
+                raise application.failure or Unavailable("the service could not start") from None
     else:
         os.environ |= {
             "VOLENTI_WORKER_DSN": deployment.dsn("volenti_app"),

@@ -8,16 +8,19 @@ from uuid import UUID
 
 import msgspec
 
-from volenti.core.ledger import checkpoint, merkle, note
+from volenti.core.ledger import checkpoint, merkle, note, witness
 from volenti.core.ledger.checkpoint import TreeHead
 from volenti.core.ledger.merkle import TreeSize
 from volenti.core.ledger.tile import nodes_from, tiles_of, width_of
-from volenti.errors import LedgerDamaged, NotFound, VerificationError
+from volenti.errors import LedgerDamaged, NotFound, Unavailable, VerificationError
 from volenti.flows.services import Services
 from volenti.store import journal, ledger
 from volenti.store.database import Connection
 from volenti.store.journal import Line
 from volenti.store.ledger import Head, StoredCheckpoint
+
+SWAPS = 3
+"""How often a checkpoint is put up against others that are faster."""
 
 
 class Agrees(msgspec.Struct, frozen=True):
@@ -64,10 +67,9 @@ async def examine(
         known = checkpoint.verify(anchored, [note.parse_vkey(services.signer.vkey(head.origin))])
     except VerificationError:
         return Contradicts("anchor_altered", anchored)
-    if known.size > head.size:
-        return Contradicts("rolled_back", anchored)
-    if not await _extends(connection, head, known):
-        return Contradicts("forked", anchored)
+    committed = TreeHead(head.origin, TreeSize(head.size), head.root)
+    if how := witness.objection(known, committed, await _proof(connection, head, known)):
+        return Contradicts(how, anchored)
     newest = max(
         (line for line in lines if line.origin == head.origin and line.index >= 0),
         key=lambda line: line.index,
@@ -78,15 +80,15 @@ async def examine(
     return Agrees(anchored)
 
 
-async def _extends(connection: Connection, head: Head, known: TreeHead) -> bool:
-    if known.size == head.size or known.size == 0:
-        return known.size == 0 or known.root == head.root
-    plan = merkle.consistency_plan(TreeSize(known.size), TreeSize(head.size))
+async def _proof(connection: Connection, head: Head, known: TreeHead) -> list[bytes]:
+    """The consistency proof from a known tree head to the committed one; empty where there is none."""
+    if not 0 < known.size < head.size:
+        return []
+    plan = merkle.consistency_plan(known.size, TreeSize(head.size))
     try:
-        proof = merkle.finish(plan, await fetch(connection, head, plan))
-    except LedgerDamaged:
-        return False
-    return merkle.verify_consistency(TreeSize(known.size), TreeSize(head.size), proof, known.root, head.root)
+        return merkle.finish(plan, await fetch(connection, head, plan))
+    except LedgerDamaged:  # a tile that is missing proves nothing
+        return []
 
 
 async def _stands(connection: Connection, head: Head, line: Line) -> bool:
@@ -106,22 +108,30 @@ async def fetch(connection: Connection, head: Head, plan: merkle.Plan) -> dict[m
     return nodes_from(tiles, plan.nodes)
 
 
-async def move_on(services: Services, head: Head, anchored: str | None, signed: StoredCheckpoint) -> None:
+async def move_on(
+    services: Services, connection: Connection, head: Head, anchored: str | None, signed: StoredCheckpoint
+) -> None:
     """Anchor a checkpoint that was found to extend what is anchored.
 
-    Another replica may have been faster: then what it anchored must be ours or longer. Raises LedgerDamaged if it is
-    another tree of the same size.
+    Another process may have been faster: what is anchored then is examined in the same way, and is enough if it is ours
+    or longer. Raises LedgerDamaged if it contradicts the log; Unavailable if others were faster again and again, or
+    the store does not say what it did: then the next pass starts over by reading the anchor.
     """
-    if (
-        services.anchor is None
-        or anchored == signed.note
-        or await services.anchor.swap(head.origin, anchored, signed.note)
-    ):
+    if services.anchor is None:
         return
-    now_kept = await services.anchor.read(head.origin)
-    other = None if now_kept is None else checkpoint.parse(note.parse(now_kept).text)
-    if other is None or (other.size == signed.size and other.root != signed.root):
-        raise LedgerDamaged(f"the anchor of {head.origin} holds another tree of size {signed.size}: the log is frozen")
+    for _ in range(SWAPS):
+        if anchored == signed.note or await services.anchor.swap(head.origin, anchored, signed.note):
+            return
+        seen = anchored
+        anchored, now = await anchored_head(services, connection, head.workspace_id)
+        if now.log_id != head.log_id:
+            return  # recovered meanwhile: the old log is sealed, and another one is anchored
+        standing = await examine(services, connection, anchored, now)
+        if isinstance(standing, Contradicts) or (anchored is None and seen is not None):
+            raise LedgerDamaged(f"the anchor of {head.origin} was moved to what the log is not: the log is frozen")
+        if anchored is not None and checkpoint.parse(note.parse(anchored).text).size >= signed.size:
+            return
+    raise Unavailable(f"the anchor of {head.origin} could not be moved on: others were faster {SWAPS} times")
 
 
 def read_journal(services: Services) -> list[Line]:

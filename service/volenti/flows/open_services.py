@@ -17,7 +17,7 @@ from volenti.keys.sealer import LocalSealer
 from volenti.keys.signer import LocalSigner
 from volenti.settings import Settings
 from volenti.store import schema, workspaces
-from volenti.store.anchor import FileAnchor
+from volenti.store.anchor import open_anchor
 from volenti.store.appender import Appender
 from volenti.store.database import Database, translated
 from volenti.store.journal import Journal
@@ -34,17 +34,17 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
     missing = await schema.pending(dsn("volenti_app"))
     if missing:
         raise Invalid(f"the database lacks {len(missing)} migrations, from {missing[0].name} on; run: volenti migrate")
-    database = Database(
-        dsn, read_connections=settings.read_connections, pooler=settings.database_pooler == "transaction"
-    )
-    anchor_path, journal_path = settings.anchor_path, settings.journal_path
-    if settings.profile == "production" and (anchor_path is None or journal_path is None):
+    anchor_place, journal_path = settings.anchor_place, settings.journal_path
+    if settings.profile == "production" and (anchor_place is None or journal_path is None):
         raise Invalid(
             "the production profile needs an anchor and a journal outside the database: give VOLENTI_ANCHOR and VOLENTI_JOURNAL"
         )
+    anchor = None if anchor_place is None else open_anchor(anchor_place, endpoint=settings.s3_endpoint)
+    database = Database(
+        dsn, read_connections=settings.read_connections, pooler=settings.database_pooler == "transaction"
+    )
     name = f"{wall_clock()}-{os.getpid()}-{os.urandom(4).hex()}"
     journal = None if journal_path is None else Journal(journal_path, name, required=settings.profile == "production")
-    anchor = None if anchor_path is None else FileAnchor(anchor_path)
     appender = Appender(database, journal=journal)
     try:
         await database.check()
@@ -66,6 +66,8 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
         await appender.close()
         if journal is not None:
             journal.close()
+        if anchor is not None:
+            anchor.close()
         await database.close()
 
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from volenti.errors import Unavailable
+from volenti.errors import Invalid, Unavailable
+from volenti.store.durable import make_folder, sync_folder
 
 
 class AnchorStore(Protocol):
@@ -32,6 +33,30 @@ class AnchorStore(Protocol):
         half of one. MUST raise Unavailable when the outcome is not known.
         """
         ...
+
+    async def check(self) -> None:
+        """MUST raise Unavailable if the store cannot be reached or written, Invalid if it could not keep its promise."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_anchor(place: str, *, endpoint: str | None = None) -> AnchorStore:
+    """The store that a setting names: a folder, or `s3://bucket/prefix`. Raises Invalid for what is neither."""
+    scheme, separator, rest = place.partition("://")
+    if not separator:
+        return FileAnchor(Path(place))
+    bucket, _, prefix = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise Invalid("the setting anchor does not fit: it is a folder or s3://bucket/prefix")
+    from volenti.store.anchor_s3 import S3Anchor  # its library is heavy, and only installed where it is asked for
+
+    return S3Anchor(bucket, prefix.strip("/"), endpoint)
+
+
+def file_name(origin: str) -> str:
+    """The name under which a log's note is kept: whatever stands in an origin, it names no other place."""
+    return f"{hashlib.sha256(origin.encode()).hexdigest()}.checkpoint"
 
 
 class FileAnchor:
@@ -52,21 +77,32 @@ class FileAnchor:
         except OSError as error:
             raise Unavailable(f"the anchor cannot be written: {error.strerror}") from error
 
-    def _path(self, origin: str) -> Path:
-        return self._folder / f"{hashlib.sha256(origin.encode()).hexdigest()}.checkpoint"
+    async def check(self) -> None:
+        try:
+            await asyncio.to_thread(self._check)
+        except OSError as error:
+            raise Unavailable(f"the anchor cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+    def _check(self) -> None:
+        make_folder(self._folder)
+        with self._alone():
+            pass
 
     def _read(self, origin: str) -> str | None:
         try:
-            return self._path(origin).read_text(encoding="utf-8", errors="surrogateescape")
+            return (self._folder / file_name(origin)).read_text(encoding="utf-8", errors="surrogateescape")
         except FileNotFoundError:
             return None
 
     def _swap(self, origin: str, old: str | None, new: str) -> bool:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         with self._alone():
             if self._read(origin) != old:
                 return False
-            path = self._path(origin)
+            path = self._folder / file_name(origin)
             fresh = path.with_suffix(".new")
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
@@ -74,11 +110,7 @@ class FileAnchor:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(path)
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._folder)
             return True
 
     @contextmanager

@@ -10,12 +10,14 @@ import asyncio
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from volenti.errors import LedgerDamaged, Unavailable
+from volenti.store.durable import make_folder, sync_folder
 
 SUFFIX = ".journal"
 REMEMBERED = 100_000
@@ -102,15 +104,14 @@ class Journal:
 
     def _opened(self) -> int:
         if self._descriptor is None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._descriptor = os.open(
-                self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_APPEND, 0o600
-            )
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            make_folder(self._folder)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_APPEND, 0o600)
+            self._descriptor, self._size = descriptor, 0
             try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+                sync_folder(self._folder)
+            except OSError:
+                self._take_another_file(descriptor)  # the name of this one may be gone after a power cut
+                raise
         return self._descriptor
 
     def _cut_back(self, descriptor: int) -> None:
@@ -118,15 +119,17 @@ class Journal:
         try:
             os.ftruncate(descriptor, self._size)
         except OSError:
-            os.close(
-                descriptor
-            )  # the file ends in half a line, which a reader ignores; the next write takes a new file
-            self._descriptor, self._size = None, 0
-            self._path = self._path.with_name(f"{self._path.name.removesuffix(SUFFIX)}+{SUFFIX}")
+            self._take_another_file(descriptor)  # this one ends in half a line, which a reader ignores
+
+    def _take_another_file(self, descriptor: int) -> None:
+        self._descriptor = None
+        self._path = self._path.with_name(f"{self._path.name.removesuffix(SUFFIX)}+{SUFFIX}")
+        os.close(descriptor)
 
     def close(self) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            with suppress(OSError):  # every line is on the disk already
+                os.close(self._descriptor)
             self._descriptor = None
 
 
