@@ -59,8 +59,9 @@ types: $(VENV)/.dev ## mypy, strict
 openapi: $(VENV)/.dev ## write openapi/openapi.json and openapi/policy.schema.json from the code
 	@$(BIN)/python -m volenti.api.openapi openapi
 
-docs: $(VENV)/.dev ## write docs/jurisdictions.md from the jurisdiction profiles
+docs: $(VENV)/.dev ## write docs/jurisdictions.md and docs/reasons.md from the code and the data
 	@$(BIN)/python -m volenti.flows.profiles docs/jurisdictions.md
+	@$(BIN)/python -m volenti.core.reason > docs/reasons.md
 
 bench: $(VENV)/.dev ## the benchmarks, one JSON line each
 	@$(BIN)/python bench/append.py

@@ -7,7 +7,7 @@ obligations; a policy or a question that needs another step is refused before it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
 
@@ -652,33 +652,39 @@ def remedies(
 def _remedies(
     policy: CompiledPolicy | None, state: DataSubjectState, question: Question, given: Given, now: int
 ) -> Iterator[dict[str, Any]]:
+    remedy = given.reason.remedy
+    if remedy is None:
+        return
     purpose = policy.purposes.get(question.purpose) if policy is not None else None
-    match given.reason.number:
-        case 50 | 52 | 53 | 54 | 55 | 56 if policy is not None and purpose is not None:
+    match remedy:
+        case "ask_consent" if policy is not None and purpose is not None:
             locked = locked_until(policy, state, (purpose.key,), now)
-            yield {"type": "ask_consent", "purpose": purpose.key, "notice": purpose.notice} | (
+            yield {"type": remedy, "purpose": purpose.key, "notice": purpose.notice} | (
                 {} if locked is None else {"not_before": locked}
             )
-        case 51:
-            yield {"type": "confirm_pending", "purpose": question.purpose}
-        case 60:
-            yield {"type": "collect_address", "channel": question.channel}
-        case 61:
-            yield {"type": "verify_address", "channel": question.channel}
-        case 46 | 47:
-            yield {"type": "open_preferences"}
-        case 25 | 58:
-            yield {"type": "wait_until", "at": given.retry_at}
-        case 41 if purpose is not None:
-            yield {"type": "narrow_request", "drop": sorted(set(question.data_categories) - purpose.data)}
-        case 42:
-            yield {"type": "narrow_request", "drop": [question.recipient]}
-        case 43:
-            yield {"type": "narrow_request", "drop": [question.region]}
-        case 95 if policy is not None and purpose is not None:
-            case_ = _Case(policy, purpose, state, question, now)
-            yield from ({"type": "support_obligation", "obligation": kind} for kind in case_.lacking())
-        case number if number < 20:
-            yield {"type": "retry", "after_ms": 1000}
+        case "confirm_pending":
+            yield {"type": remedy, "purpose": question.purpose}
+        case "collect_address" | "verify_address":
+            yield {"type": remedy, "channel": question.channel}
+        case "wait_until":
+            yield {"type": remedy, "at": given.retry_at}
+        case "narrow_request" if purpose is not None:
+            yield {"type": remedy, "drop": _beyond(purpose, question, given.reason)}
+        case "support_obligation" if policy is not None and purpose is not None:
+            lacking = _Case(policy, purpose, state, question, now).lacking()
+            yield from ({"type": remedy, "obligation": kind} for kind in lacking)
+        case "retry":
+            yield {"type": remedy, "after_ms": 1000}
         case _:
-            pass
+            yield {"type": remedy}
+
+
+def _beyond(purpose: CompiledPurpose, question: Question, obstacle: Reason) -> Sequence[str | None]:
+    """What of a question its purpose does not cover."""
+    match obstacle.code:
+        case "data.category_not_covered":
+            return sorted(set(question.data_categories) - purpose.data)
+        case "data.recipient_not_covered":
+            return [question.recipient]
+        case _:
+            return [question.region]

@@ -152,11 +152,13 @@ async def notices(
         f"WITH shown AS MATERIALIZED (SELECT b.active_from, convert_from(p.document, 'UTF8')::jsonb -> 'notices' AS notices"
         f" FROM ({_BEGAN}) b JOIN policy_version p ON p.workspace_id = $1 AND p.version = b.version)"
         " SELECT n.notice, n.version, n.change, n.hash, (SELECT min(s.active_from) FROM shown s"
-        " WHERE s.notices -> n.notice ->> 'version' = n.version::text) AS published_at"
-        " FROM notice_version n WHERE n.workspace_id = $1 AND n.policy_version <= $3 ORDER BY n.notice, n.version",
+        " WHERE s.notices -> n.notice ->> 'version' = n.version::text) AS published_at,"
+        " coalesce(convert_from(p.document, 'UTF8')::jsonb -> 'notices' -> n.notice -> 'adds', '{}') AS adds"
+        " FROM notice_version n JOIN policy_version p ON p.workspace_id = $1 AND p.version = n.policy_version"
+        " WHERE n.workspace_id = $1 AND n.policy_version <= $3 ORDER BY n.notice, n.version",
         workspace_id, known, up_to,
     )  # fmt: skip
-    return [msgspec.convert(dict(row), PublishedNotice) for row in rows]
+    return [msgspec.convert({**row, "adds": msgspec.json.decode(row["adds"])}, PublishedNotice) for row in rows]
 
 
 class NoticeRow(msgspec.Struct, frozen=True):
