@@ -355,6 +355,16 @@ class Workspace:
 
     # ---- checks
 
+    def boundaries(self, now: int) -> list[int]:
+        """The instants to come at which time alone may change an answer."""
+        found: set[int] = set()
+        for event in (event for person in self.people.values() for event in person.events if event.permissive):
+            terms = self.policy["purposes"][event.choice.purpose].get("consent", {})
+            found |= {at for at in (event.choice.valid_from, event.choice.valid_until) if at is not None}
+            found |= {event.occurred_at + days(terms["valid_for"])} if "valid_for" in terms else set()
+        found |= {instant(one["retired_at"]) for one in self.policy["purposes"].values() if "retired_at" in one}
+        return sorted(at for at in found if at > now)
+
     def decide(self, question: Question, now: int) -> Answer:
         """Deny where a layer denies, by the first one; else permit by a valid grant, or by the basis that holds without."""
         case = _Case(self, question, now)

@@ -71,10 +71,10 @@ REVOKED_SECONDS = 1.0
 """Within which a revocation binds on every replica."""
 SURFACE = "https://shop.example/signup"
 
-PROFILES = {"dev": (15.0, 20), "ci": (45.0, 25), "soak": (3600.0, 60)}
-"""Seconds after which no batch is begun, and the steps of an example."""
+PROFILES = {"dev": (4, 15.0, 20), "ci": (8, 45.0, 25), "soak": (100_000, 3600.0, 60)}
+"""Batches at most, seconds after which none is begun, and the steps of an example."""
 BATCH = 6
-"""Examples a seed."""
+"""Examples of a batch: one seed."""
 
 
 # ---- the running application
@@ -302,6 +302,7 @@ VERSION = st.sampled_from((0, 0, 0, 0, 1, None))
 GRANT = st.builds(Drawn, st.just("grant"), PURPOSE, SCOPE, AGO, VERSION, VALIDITY)
 REFUSAL = st.builds(Drawn, RESTRICTIVE, PURPOSE, SCOPE, AGO, st.none(), st.just((None, None)))
 SIMPLE_GRANT = st.builds(Drawn, st.just("grant"), PURPOSE, st.sampled_from(((), ("email",))), st.none(), st.just(0), st.just((None, None)))  # fmt: skip
+REFUSALS = st.lists(REFUSAL, min_size=1, max_size=2)
 CHOICES = st.lists(st.one_of(GRANT, REFUSAL), min_size=1, max_size=3)
 
 
@@ -501,10 +502,10 @@ class Machine(RuleBasedStateMachine):
     def as_caller(self, secret: str) -> Api:
         return replace(self.next_api(), secret=secret)
 
-    @rule(person=PERSON, one=CHOICES, other=st.lists(REFUSAL, min_size=1, max_size=2), how=st.tuples(CIRCUMSTANCES, CIRCUMSTANCES))  # fmt: skip
-    def race(self, person: str, one: list[Drawn], other: list[Drawn], how: tuple[Circumstances, Circumstances]) -> None:
+    @rule(person=PERSON, drawn=st.tuples(st.one_of(REFUSALS, CHOICES), REFUSALS), how=st.tuples(CIRCUMSTANCES, CIRCUMSTANCES))  # fmt: skip
+    def race(self, person: str, drawn: tuple[list[Drawn], ...], how: tuple[Circumstances, ...]) -> None:
         """Two requests about one person at two replicas at once: there is an order that explains both answers."""
-        requests = [self.request(person, one, how[0]), self.request(person, other, how[1])]
+        requests = [self.request(person, *one) for one in zip(drawn, how, strict=True)]
 
         async def both() -> list[httpx.Response]:
             return await asyncio.gather(*(send(api, one) for api, one in zip(self.apis, requests, strict=True)))
@@ -613,6 +614,14 @@ class Machine(RuleBasedStateMachine):
     def advance_clock(self, by: int) -> None:
         self.house.move_clock(by, self.next_api())
         self.touched |= set(PEOPLE) | set(self.model.policy["purposes"])
+
+    @precondition(lambda self: self.model.boundaries(self.now))
+    @rule(which=st.integers(0, 9), before=st.booleans())
+    def advance_clock_to_a_boundary(self, which: int, before: bool) -> None:
+        """To an instant at which time alone changes an answer, or to just before it."""
+        boundaries = self.model.boundaries(self.now)
+        by = boundaries[which % len(boundaries)] - before - self.now
+        self.advance_clock(max(by, 1))
 
     @rule(which=st.integers(0, 1))
     def restart(self, which: int) -> None:
@@ -867,9 +876,10 @@ def differs(answer: httpx.Response, expected: Accepted | Refused, *, status: int
 
 def test_whatever_is_done_the_answers_are_the_models_and_the_ledger_verifies(house: House) -> None:
     profile = os.environ.get("VOLENTI_MACHINE", "dev")
-    seconds, steps = PROFILES[profile]
-    first = 0 if profile == "ci" else random.SystemRandom().randrange(2**32)
-    planted = "VOLENTI_TEST_BREAK" in os.environ  # that it is found counts, not how short the example becomes
+    batches, seconds, steps = PROFILES[profile]
+    planted = (
+        "VOLENTI_TEST_BREAK" in os.environ
+    )  # then it counts that the bug is found, not how soon or how briefly told
     chosen = settings(
         max_examples=BATCH,
         stateful_step_count=steps,
@@ -879,9 +889,11 @@ def test_whatever_is_done_the_answers_are_the_models_and_the_ledger_verifies(hou
         suppress_health_check=list(HealthCheck),
     )
     Machine.house = house
+    first = 0 if profile == "ci" else random.SystemRandom().randrange(2**32)
+    first = int(os.environ.get("VOLENTI_MACHINE_SEED", first))
     begun = time.monotonic()
-    for number in itertools.count(int(os.environ.get("VOLENTI_MACHINE_SEED", first))):
+    for number in range(first, first + batches):
         print(f"VOLENTI_MACHINE_SEED={number}")
         run_state_machine_as_test(seed(number)(Machine), settings=chosen)
-        if time.monotonic() - begun > seconds:
+        if time.monotonic() - begun > seconds and not planted:
             break
