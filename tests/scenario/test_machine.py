@@ -69,6 +69,7 @@ PAST = 40 * DAY
 """How old a workspace is when an example begins, so that grants can be dated back."""
 REVOKED_SECONDS = 1.0
 """Within which a revocation binds on every replica."""
+TRIES = 5
 SURFACE = "https://shop.example/signup"
 
 PROFILES = {"dev": (4, 15.0, 20), "ci": (8, 45.0, 25), "soak": (100_000, 3600.0, 60)}
@@ -388,6 +389,9 @@ class Machine(RuleBasedStateMachine):
 
     # ---- writes
 
+    def new_key(self) -> str:
+        return f"key-{next(self.keys)}"
+
     def request(self, person: str, drawn: Sequence[Drawn], how: Circumstances) -> Request:
         """What was drawn, at this instant and in this state."""
         now, own = self.now, f"{person}@example.org"
@@ -408,14 +412,13 @@ class Machine(RuleBasedStateMachine):
 
     def write(self, request: Request, *, kept: bool = False) -> None:
         """Record a request and compare with the model, entry by entry."""
-        key = f"key-{next(self.keys)}" if kept else None
-        api = self.next_api()
+        key, api = self.new_key(), self.next_api()
         answer = self.house.call(send, api, request, key)
         expected = self.model.record(request, self.now)
         note(f"{request} -> {expected}")
         assert differs(answer, expected) is None, differs(answer, expected)
         self.acknowledged(request, answer)
-        if key is not None and answer.status_code == 201:
+        if kept and answer.status_code == 201:
             self.kept.append(Kept(key, request, api.secret, answer.content, self.now))
 
     def acknowledged(self, request: Request, answer: httpx.Response) -> None:
@@ -508,7 +511,8 @@ class Machine(RuleBasedStateMachine):
         requests = [self.request(person, *one) for one in zip(drawn, how, strict=True)]
 
         async def both() -> list[httpx.Response]:
-            return await asyncio.gather(*(send(api, one) for api, one in zip(self.apis, requests, strict=True)))
+            sent = [send(api, one, self.new_key()) for api, one in zip(self.apis, requests, strict=True)]
+            return await asyncio.gather(*sent)
 
         answers = self.house.call(both)
         faults = []
@@ -526,7 +530,7 @@ class Machine(RuleBasedStateMachine):
     @rule(person=PERSON, drawn=CHOICES, how=CIRCUMSTANCES)
     def send_twice_at_once(self, person: str, drawn: list[Drawn], how: Circumstances) -> None:
         """One request under one key at both replicas at once has one effect and one answer."""
-        request, key = self.request(person, drawn, how), f"key-{next(self.keys)}"
+        request, key = self.request(person, drawn, how), self.new_key()
 
         async def both() -> list[httpx.Response]:
             return await asyncio.gather(*(send(api, request, key) for api in self.apis))
@@ -742,7 +746,8 @@ class Machine(RuleBasedStateMachine):
         self.house.call(self._audit)
 
     def everything_answers_as_the_model(self) -> None:
-        self.ask([Question(person, *one) for person in (*PEOPLE, NOBODY) for one in QUESTIONS])
+        for whom in (*PEOPLE, NOBODY):
+            self.ask([Question(whom, *one) for one in QUESTIONS])
         for name, person in self.model.people.items():
             shown = self.house.call(self.next_api().get, f"/v1/data-subjects/{name}").json()
             standings = {(one["purpose"], one["channel"], one["state"]) for one in shown["consents"]}
@@ -784,7 +789,21 @@ class Machine(RuleBasedStateMachine):
 # ---- the wire
 
 
-async def send(api: Api, request: Request, key: str | None = None) -> httpx.Response:
+async def patiently(request: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """Ask again what a busy machine did not answer in time: that permits nothing, and was not read from something old."""
+    answer = await request()
+    for _ in range(TRIES):
+        if answer.status_code != 503:
+            break
+        body = answer.json()
+        assert body.get("decision", "deny") == "deny", body
+        assert body.get("revision") is None, f"it was read, and is older than was asked for: {body}"
+        await asyncio.sleep(0.2)
+        answer = await request()
+    return answer
+
+
+async def send(api: Api, request: Request, key: str) -> httpx.Response:
     """POST /v1/consents."""
     body = {
         "data_subject": subject(request),
@@ -793,7 +812,7 @@ async def send(api: Api, request: Request, key: str | None = None) -> httpx.Resp
         **({"method": "web_form", "surface": SURFACE} if request.described else {}),
         **({"evidence": found} if (found := evidence(request)) else {}),
     }
-    return await api.post("/v1/consents", body, **({} if key is None else {"idempotency_key": key}))
+    return await patiently(lambda: api.post("/v1/consents", body, idempotency_key=key))
 
 
 async def send_facts(api: Api, request: Request) -> httpx.Response:
@@ -815,7 +834,7 @@ async def check(api: Api, question: Question, revision: str) -> httpx.Response:
         **({"consistency": {"mode": "at_least", "revision": revision}} if revision else {}),
         "detail": "all",
     }
-    return await api.post("/v1/check", body, volenti_deadline_ms="5000")
+    return await patiently(lambda: api.post("/v1/check", body, volenti_deadline_ms="5000"))
 
 
 def subject(request: Request) -> dict[str, Any]:
