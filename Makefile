@@ -46,6 +46,9 @@ test-core: $(VENV)/.dev ## the pure core only: no database, a few seconds
 fault: $(VENV)/.dev ## the long form of the fault tests: kills, cuts, planted bugs (about an hour)
 	@VOLENTI_FAULT_ROUNDS=20 VOLENTI_FAULT_APPENDS=1000 $(BIN)/pytest tests/fault
 
+soak: $(VENV)/.dev ## the stateful machine for an hour, with examples that nobody has seen
+	@VOLENTI_MACHINE=soak $(BIN)/pytest tests/scenario/test_machine.py
+
 lint: $(VENV)/.dev ## style, import contracts, dependencies, SQL
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -73,4 +76,4 @@ lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--extra embedded --extra s3 --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
 
-.PHONY: help demo test test-databases test-core fault lint types openapi docs bench lock
+.PHONY: help demo test test-databases test-core fault soak lint types openapi docs bench lock

@@ -15,6 +15,8 @@ import pytest
 
 from volenti.core import consent
 from volenti.core.ledger import merkle, tile
+from volenti.core.policy.compile import CompiledPolicy
+from volenti.flows.services import Services
 from volenti.store import appender as appending
 from volenti.store import journal, ledger, schema
 from volenti.store.appender import Appended, Appender, Outcome
@@ -73,6 +75,17 @@ def permissive_wins_ties(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(consent, "_effect_order", lambda event: (event.occurred_at, not event.restrictive))
 
 
+def policy_remembered(patch: pytest.MonkeyPatch) -> None:
+    """A process that has read a workspace's policy goes on with that version."""
+    read = Services.policy
+
+    async def policy(self: Services, workspace_id: UUID, version: int) -> CompiledPolicy:
+        known = [one for (workspace, _), one in self._policies.items() if workspace == workspace_id]
+        return known[0] if known else await read(self, workspace_id, version)
+
+    patch.setattr(Services, "policy", policy)
+
+
 def missing_tile_shortens(patch: pytest.MonkeyPatch) -> None:
     """A tile that is missing is left out of a proof instead of stopping it."""
 
@@ -126,8 +139,8 @@ def session_set_config(patch: pytest.MonkeyPatch) -> None:
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     mutant.__name__: mutant
     for mutant in (
-        ack_before_commit, journal_no_fsync, revision_unchecked, guard_off, permissive_wins_ties, missing_tile_shortens,
-        nextval_index, rls_off, session_set_config,
+        ack_before_commit, journal_no_fsync, revision_unchecked, guard_off, permissive_wins_ties, policy_remembered,
+        missing_tile_shortens, nextval_index, rls_off, session_set_config,
     )
 }  # fmt: skip
 
