@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
@@ -51,6 +51,10 @@ PEOPLE = (*("ada", "bob", "eve") * 4, *(f"cus_{number}" for number in range(12))
 """Three people whom all write at once, and others."""
 WRITES = 20_000
 REPLAYS = 60
+RSS_GROWTH = 1.1
+RSS_ALLOWANCE_KIB = 24 * 1024
+"""How far a service may grow over what it held when it was ready: a tenth, and what its caches and buffers take once."""
+SETTLED_SECONDS = 10.0
 SURFACE = "https://shop.example/signup"
 
 fault = [
@@ -75,11 +79,26 @@ def seeded() -> random.Random:
 
 
 class Replica:
-    """One `volenti serve`, which may be ended and started again. Its output goes to files."""
+    """One `volenti serve`, which may be ended and started again. Its output goes to files.
 
-    def __init__(self, folder: Path, name: str, *, workers: int = 1) -> None:
-        self._folder, self._name, self._workers = folder, name, workers
+    `settings` are environment variables of its own, and `prefix` the command that it is run by.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        data: Path,
+        workers: int = 1,
+        settings: Mapping[str, str] = {},  # noqa: B006 - never written
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self._folder, self._name, self._data, self._workers = folder, name, data, workers
+        self.settings, self.prefix = dict(settings), prefix
         self._starts = 0
+        self.at_start: dict[str, Any] = {}
+        """What it told of its inside, and its memory, when it was ready."""
         self._orphans: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -103,14 +122,15 @@ class Replica:
         assert not self.running
         self._starts += 1
         output = self.log.with_suffix(".out")
-        command = [sys.executable, "-m", "volenti", "serve", "--data-dir", str(self._folder / "data"), "--port", "0"]
+        command = [*self.prefix, sys.executable, "-m", "fault.observed", "serve"]
+        command += ["--data-dir", str(self._data), "--port", "0", "--workers", str(self._workers)]
         with output.open("wb") as out, self.log.open("wb") as err:
             self._process = subprocess.Popen(
-                [*command, "--workers", str(self._workers), *options],
+                [*command, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=environment(),
+                env=environment() | {"FAULT_TOLD": str(self.log.with_suffix(".told"))} | self.settings,
             )
         return output
 
@@ -123,9 +143,44 @@ class Replica:
             named = re.search(r"^Volenti on (\S+)\n", printed, re.MULTILINE)
             if named is not None and _ready(named[1]):
                 self.url = named[1]
+                if self._workers == 1:
+                    self.at_start = self.inside() | {"rss": self.rss()}
                 return output.read_text()
             time.sleep(0.02)
         raise AssertionError(f"{self._name} did not become ready: {self.log.read_text()[-4000:]}")
+
+    def inside(self) -> dict[str, Any]:
+        """What the process tells of its inside just now. Only of a single process."""
+        told = self.log.with_suffix(".told")
+        told.unlink(missing_ok=True)
+        os.kill(self.pid, signal.SIGUSR1)
+        deadline = time.monotonic() + 5
+        while not told.exists():
+            assert time.monotonic() < deadline, f"{self._name} tells nothing: its event loop stands"
+            time.sleep(0.01)
+        inside: dict[str, Any] = json.loads(told.read_text())
+        return inside
+
+    def rss(self) -> int:
+        """Its resident memory in KiB."""
+        return int(re.findall(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)[0])
+
+    def assert_settled(self) -> None:
+        """Nothing of the load and of the faults is left in it: no task, no loan of a connection, nothing queued, little memory."""
+        if self._workers > 1:
+            return
+        deadline = time.monotonic() + SETTLED_SECONDS
+        while (unsettled := self._unsettled(self.inside())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not unsettled, f"{self._name}: {unsettled}"
+
+    def _unsettled(self, inside: Mapping[str, Any]) -> list[str]:
+        allowed = round(self.at_start["rss"] * RSS_GROWTH) + RSS_ALLOWANCE_KIB
+        found = [f"{role} lent {size - idle}" for role, (size, idle) in inside["pools"].items() if size != idle]
+        if inside["tasks"] > self.at_start["tasks"]:
+            found.append(f"{inside['tasks']} tasks, and {self.at_start['tasks']} at the start")
+        found += [f"{name}: {inside[name]}" for name in ("queued", "lent") if inside[name]]
+        return found + ([f"{self.rss()} KiB, more than {allowed}"] if self.rss() > allowed else [])
 
     def kill(self) -> None:
         """SIGKILL, and collect the process."""
@@ -166,7 +221,7 @@ class Replica:
 
     async def begun(self) -> None:
         """Wait until the process has begun with the start: until then the signals of a stop end any program."""
-        users = self._folder / "data" / "users.lock"
+        users = self._data / "users.lock"
         deadline = time.monotonic() + START_SECONDS
         while not _open_by(self.pid, users):
             assert self.running, self.log.read_text()
@@ -180,7 +235,7 @@ def environment() -> dict[str, str]:
     return (
         kept
         | {name: os.environ[name] for name in ("VOLENTI_PG_BIN",) if name in os.environ}
-        | {"VOLENTI_LOG_LEVEL": "warning"}
+        | {"VOLENTI_LOG_LEVEL": "warning", "PYTHONPATH": str(Path(__file__).parents[1])}
     )
 
 
@@ -227,10 +282,14 @@ def _ready(url: str) -> bool:
 class Deployment:
     """A data directory with a workspace, the replicas that serve it, and a credential."""
 
-    def __init__(self, folder: Path, *, replicas: int, workers: int) -> None:
-        self._folder = folder
-        self.data = folder / "data"
-        self.replicas = [Replica(folder, f"replica{number}", workers=workers) for number in range(replicas)]
+    def __init__(
+        self, folder: Path, *, replicas: int, workers: int = 1, data: Path | None = None, settings: Mapping[str, str] = {}  # noqa: B006 - never written
+    ) -> None:
+        self.data = folder / "data" if data is None else data
+        self.replicas = [
+            Replica(folder, f"replica{number}", data=self.data, workers=workers, settings=settings)
+            for number in range(replicas)
+        ]
         self.secret = ""
 
     @property
@@ -287,7 +346,7 @@ class Deployment:
                 pid = int((self.data / "postgresql" / "postmaster.pid").read_text().split("\n", 1)[0])
             except (OSError, ValueError):  # it is being written
                 continue
-            if _alive(pid) and f"{self.data}/postgresql" in _command(pid) and "volenti\0serve" not in _command(pid):
+            if _alive(pid) and f"{self.data}/postgresql" in _command(pid) and "\0serve\0" not in _command(pid):
                 os.kill(pid, number)
                 return pid
             time.sleep(0.01)
@@ -355,6 +414,22 @@ class Deployment:
         assert [finding for report in verified for finding in report.findings] == []
         assert [finding for result in rebuilt for finding in result.findings] == []
 
+    async def settled(self) -> None:
+        """Every fault leaves the service as it was: no open transaction in the database, nothing left within the replicas."""
+        connection = await asyncpg.connect(self.database_url())
+        try:
+            deadline = time.monotonic() + SETTLED_SECONDS
+            while await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'volenti_%' AND state LIKE 'idle in transaction%'"
+            ):
+                assert time.monotonic() < deadline, "a transaction is left open"
+                await asyncio.sleep(0.02)
+        finally:
+            await connection.close()
+        for replica in self.replicas:
+            if replica.running:
+                await asyncio.to_thread(replica.assert_settled)
+
     async def audit_by_command(self) -> None:
         """`volenti audit verify` and `volenti audit rebuild`, as an operator runs them, find nothing."""
         for done in await asyncio.gather(
@@ -369,10 +444,21 @@ class Deployment:
 
 
 @contextmanager
-def deployed(*, replicas: int = 1, workers: int = 1) -> Iterator[Deployment]:
-    """Running replicas on a new data directory with a workspace; nothing of them is left afterwards."""
+def deployed(
+    *,
+    replicas: int = 1,
+    workers: int = 1,
+    data: Path | None = None,
+    settings: Mapping[str, str] = {},  # noqa: B006 - never written
+    arrange: Callable[[Deployment], None] = lambda deployment: None,
+) -> Iterator[Deployment]:
+    """Running replicas on a new data directory with a workspace; nothing of them is left afterwards.
+
+    `data` names the directory, `settings` are the replicas' environment, and `arrange` changes them before they start.
+    """
     with tempfile.TemporaryDirectory(prefix="volenti-fault-") as name:
-        deployment = Deployment(Path(name), replicas=replicas, workers=workers)
+        deployment = Deployment(Path(name), replicas=replicas, workers=workers, data=data, settings=settings)
+        arrange(deployment)
         try:
             deployment.begin()
             yield deployment
@@ -567,6 +653,7 @@ class Load(AbstractAsyncContextManager["Load"]):
         found = faults(ledger, self.writes, self.reads, before=self.before)
         assert found == [], f"{len(found)} faults in {told} writes and {len(self.reads)} reads"
         await self.deployment.audit()
+        await self.deployment.settled()
         print(
             f"{told} acknowledged, {self.broken} attempts unanswered, {self.refused} answered 503,"
             f" {len(self.reads)} checks, {len(ledger)} entries"
