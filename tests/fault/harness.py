@@ -52,9 +52,11 @@ PEOPLE = (*("ada", "bob", "eve") * 4, *(f"cus_{number}" for number in range(12))
 WRITES = 20_000
 REPLAYS = 60
 RSS_GROWTH = 1.1
-RSS_ALLOWANCE_KIB = 24 * 1024
+RSS_ALLOWANCE_KIB = 8 * 1024
 """How far a service may grow over what it held when it was ready: a tenth, and what its caches and buffers take once."""
 SETTLED_SECONDS = 10.0
+ANSWER_SECONDS = {"/v1/check": 3.0, "/v1/consents": 16.5}
+"""Within what every attempt is answered (I-28): the service's own deadlines, and what a machine takes that others keep busy."""
 SURFACE = "https://shop.example/signup"
 
 fault = [
@@ -430,6 +432,15 @@ class Deployment:
             if replica.running:
                 await asyncio.to_thread(replica.assert_settled)
 
+    def grown(self) -> str:
+        """How the memory of the replicas has grown since they were ready."""
+        grown = [
+            f"{replica.rss() / replica.at_start['rss'] - 1:+.0%}"
+            for replica in self.replicas
+            if replica.running and replica.at_start
+        ]
+        return f"memory {', '.join(grown)}"
+
     async def audit_by_command(self) -> None:
         """`volenti audit verify` and `volenti audit rebuild`, as an operator runs them, find nothing."""
         for done in await asyncio.gather(
@@ -488,6 +499,17 @@ class Choice:
     @property
     def kind(self) -> str:
         return "withdraw" if self.offer is None else "grant"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One attempt and its answer, whatever that was."""
+
+    replica: Replica
+    path: str
+    begun: float
+    took: float
+    status: int
 
 
 class Client:
@@ -582,6 +604,7 @@ class Load(AbstractAsyncContextManager["Load"]):
         self.reads: list[Read] = []
         self.wrong: list[str] = []
         """What no fault excuses: another status than 201 and 503, a 503 that is no problem document, a write that never got through."""
+        self.answered: list[Answered] = []
         self.broken = self.refused = self.before = 0
         """Attempts without an answer, attempts answered 503, and the size of the ledger when the load began."""
         run = f"{dice.randrange(2**32):08x}"
@@ -639,6 +662,8 @@ class Load(AbstractAsyncContextManager["Load"]):
     async def _assert_sound(self, replay: bool) -> None:
         assert not self.wrong, self.wrong[:5]
         assert self.writes, "the load wrote nothing"
+        late = [one for one in self.answered if one.took > ANSWER_SECONDS[one.path]]
+        assert late == [], f"{len(late)} attempts were answered too late"
         told = len(self.writes)
         async with Client(self.deployment) as client:
             if replay:
@@ -656,7 +681,8 @@ class Load(AbstractAsyncContextManager["Load"]):
         await self.deployment.settled()
         print(
             f"{told} acknowledged, {self.broken} attempts unanswered, {self.refused} answered 503,"
-            f" {len(self.reads)} checks, {len(ledger)} entries"
+            f" {len(self.reads)} checks, {len(ledger)} entries; the slowest write {self.slowest('/v1/consents'):.1f} s,"
+            f" check {self.slowest('/v1/check'):.1f} s; {self.deployment.grown()}"
         )
 
     async def _replay(self, client: Client, write: Write) -> None:
@@ -681,13 +707,24 @@ class Load(AbstractAsyncContextManager["Load"]):
                 return
             await asyncio.sleep(dice.uniform(0, 0.01))
 
-    async def _write(self, choice: Choice, dice: random.Random) -> bool:
+    async def withdraw(self, person: str, replica: Replica) -> bool:
+        """A withdrawal besides those of the writers, sent to one replica until it is acknowledged."""
+        return await self._write(Choice(f"{self._run}-{person}", person, None), self._pick, replica)
+
+    def slowest(self, path: str) -> float:
+        """The seconds that the slowest attempt took to be answered."""
+        return max((one.took for one in self.answered if one.path == path), default=0.0)
+
+    async def _write(self, choice: Choice, dice: random.Random, replica: Replica | None = None) -> bool:
         """Send until acknowledged; False if the writer is to stop."""
         started = time.monotonic()
         self._choices[choice.key] = choice
         while time.monotonic() - started < SETTLE_SECONDS:
+            asked, begun = replica or self._replica(dice), time.monotonic()
             try:
-                answer = await self.client.record(self._replica(dice), choice)
+                answer = await self.client.record(asked, choice)
+                took = time.monotonic() - begun
+                self.answered.append(Answered(asked, "/v1/consents", begun, took, answer.status_code))
             except httpx.TransportError:
                 self.broken += 1
                 if not self._again:
@@ -743,6 +780,7 @@ class Load(AbstractAsyncContextManager["Load"]):
         started = time.monotonic()
         answer = await client.check(replica, person)
         ended = time.monotonic()
+        self.answered.append(Answered(replica, "/v1/check", started, ended - started, answer.status_code))
         body = msgspec.json.decode(answer.content)
         if answer.status_code == 503:
             self.refused += 1
