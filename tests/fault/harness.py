@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,7 @@ from volenti.flows.rebuild_states import rebuild
 from volenti.flows.verify_ledger import verify
 from volenti.settings import Settings
 from volenti.store import embedded
+from volenti.store.database import LOST
 from volenti.store.embedded import Embedded, find_binaries
 
 START_SECONDS = 60.0
@@ -363,6 +364,15 @@ class Deployment:
             await connection.close()
         return [row[0] for row in rows]
 
+    async def use_up_the_log(self) -> None:
+        """Have PostgreSQL begin new files of its write-ahead log, until it cannot or has done so a few times."""
+        with suppress(*LOST):
+            connection = await asyncpg.connect(self.database_url())
+            for _ in range(6):
+                await connection.execute("SELECT pg_switch_wal()")
+                await asyncio.sleep(0.2)
+            await connection.close()
+
     def kill_both(self) -> None:
         """SIGKILL the postmaster and the service."""
         self.kill_database()
@@ -650,6 +660,13 @@ class Load(AbstractAsyncContextManager["Load"]):
             )
             await asyncio.sleep(0.01)
         return time.monotonic() - begun
+
+    async def refuses(self, more: int, *, seconds: float) -> None:
+        """Wait until so many further attempts are refused. Fails after `seconds`."""
+        begun, goal = time.monotonic(), self.refused + more
+        while self.refused < goal:
+            assert time.monotonic() - begun < seconds, f"{self.refused} of {goal} were refused: the fault is none"
+            await asyncio.sleep(0.01)
 
     async def assert_sound(self, *, replay: bool = True) -> None:
         """All that must hold after a run. Needs a running replica."""

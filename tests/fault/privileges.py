@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+GROWTH = 64 * 2**20
+
 _numbers = itertools.count(os.getpid() % 16_000)
 
 
@@ -42,14 +44,24 @@ class Disk:
         at = os.statvfs(self.path)
         return at.f_bavail * at.f_frsize
 
-    def fill(self, *, but: int = 0) -> None:
-        """Fill it with a file of another program's, but for so many bytes."""
+    def fill(self) -> None:
+        """Fill it with a file, as another program would."""
         with (self.path / "filler").open("ab") as filler:
-            os.posix_fallocate(filler.fileno(), filler.tell(), max(self.free - but, 0) or 1)
+            while self.free:
+                os.posix_fallocate(filler.fileno(), filler.tell(), self.free)
+                filler.seek(0, os.SEEK_END)
 
-    def resize(self, megabytes: int) -> None:
-        """Make it larger while it is in use, as an operator does with a volume."""
-        _run("mount", "-o", f"remount,size={megabytes}m", str(self.path))
+    def make_room(self, *, grow: bool) -> None:
+        """Make it larger while it is in use, as an operator does with a volume, or take the filler away."""
+        if grow:
+            at = os.statvfs(self.path)
+            _run("mount", "-o", f"remount,size={at.f_blocks * at.f_frsize + GROWTH}", str(self.path))
+        else:
+            self.empty()
+
+    def empty(self) -> None:
+        """Take the filler away."""
+        (self.path / "filler").unlink(missing_ok=True)
 
 
 @contextmanager

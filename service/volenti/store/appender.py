@@ -222,6 +222,9 @@ class Appender:
                     raise Unavailable(
                         "the database cannot be reached; whether the entry was written is unknown, a retry is safe"
                     ) from error
+            except asyncpg.DiskFullError as error:
+                healthy = connection is not None and not connection.is_closed()
+                raise Unavailable(f"the database's disk is full; {outcome}") from error
             except BUSY as error:
                 healthy = connection is not None and not connection.is_closed()
                 raise Unavailable(f"the ledger is busy ({type(error).__name__}); {outcome}") from error
