@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ import pytest
 
 from fault.histories import UNKNOWN, Read, Write, faults
 from volenti.flows.open_services import opened
+from volenti.flows.services import Services
 from volenti.flows.rebuild_states import rebuild
 from volenti.flows.verify_ledger import verify
 from volenti.settings import Settings
@@ -395,10 +396,13 @@ class Deployment:
         return Embedded(self.data.resolve(), binaries, start_timeout_seconds=1, report=lambda line: None)
 
     async def ledger(self) -> list[str | None]:
-        """The entry id at each index, read past the service."""
+        """The entry id at each index of the log that the load writes to, read past the service."""
         connection = await asyncpg.connect(self.database_url())
         try:
-            rows = await connection.fetch("SELECT idx, entry_id FROM volenti.ledger_entry ORDER BY idx")
+            rows = await connection.fetch(
+                "SELECT idx, entry_id FROM volenti.ledger_entry JOIN volenti.ledger_log USING (workspace_id, log_id)"
+                " WHERE origin = 'localhost/demo' ORDER BY idx"
+            )
         finally:
             await connection.close()
         at = {row[0]: str(row[1]) for row in rows}
@@ -418,10 +422,15 @@ class Deployment:
             check=False,
         )
 
+    @asynccontextmanager
+    async def services(self) -> AsyncIterator[Services]:
+        """The same database and keys in the test's own process, as one more writer that signs nothing by itself."""
+        async with opened(Settings(data_dir=str(self.data), log_level="error"), self._embedded().url) as services:
+            yield services
+
     async def audit(self) -> None:
         """Every entry, tile, head and checkpoint verifies, and every state equals the fold of its entries."""
-        settings = Settings(data_dir=str(self.data), log_level="error")
-        async with opened(settings, self._embedded().url) as services:
+        async with self.services() as services:
             verified, rebuilt = await verify(services), await rebuild(services)
         assert [finding for report in verified for finding in report.findings] == []
         assert [finding for result in rebuilt for finding in result.findings] == []
@@ -525,8 +534,8 @@ class Answered:
 class Client:
     """One credential's requests, to any replica."""
 
-    def __init__(self, deployment: Deployment, *, connections: int = 32) -> None:
-        self._headers = {"authorization": f"Bearer {deployment.secret}", "content-type": "application/json"}
+    def __init__(self, deployment: Deployment, *, connections: int = 32, secret: str | None = None) -> None:
+        self._headers = {"authorization": f"Bearer {secret or deployment.secret}", "content-type": "application/json"}
         limits = httpx.Limits(max_connections=connections)
         self._http = httpx.AsyncClient(timeout=REQUEST_SECONDS, limits=limits, trust_env=False)
 
