@@ -57,7 +57,7 @@ RSS_GROWTH = 1.1
 RSS_ALLOWANCE_KIB = 8 * 1024
 """How far a service may grow over what it held when it was ready: a tenth, and what its caches and buffers take once."""
 SETTLED_SECONDS = 10.0
-ANSWER_SECONDS = {"/v1/check": 3.0, "/v1/consents": 16.5}
+ANSWER_SECONDS = {"/v1/check": 4.0, "/v1/consents": 16.5}
 """Within what every attempt is answered (I-28): the service's own deadlines, and what a machine takes that others keep busy."""
 SURFACE = "https://shop.example/signup"
 
@@ -605,7 +605,7 @@ async def choices(client: Client, deployment: Deployment, dice: random.Random, p
 class Load(AbstractAsyncContextManager["Load"]):
     """Writers that send each choice with a key of its own until it is acknowledged, and a reader that asks meanwhile.
 
-    Leaving the block starts no more writes and waits for those under way. With `again=False` a writer stops at its first
+    Without `grants` they only withdraw. Leaving the block starts no more writes and waits for those under way. With `again=False` a writer stops at its first
     write that gets no answer, so that what it wrote without being told shows up in the ledger.
     """
 
@@ -617,6 +617,7 @@ class Load(AbstractAsyncContextManager["Load"]):
         writers: int = 8,
         people: Sequence[str] = PEOPLE,
         again: bool = True,
+        grants: bool = True,
     ) -> None:
         self.deployment, self.client = deployment, Client(deployment)
         self.writes: list[Write] = []
@@ -629,6 +630,7 @@ class Load(AbstractAsyncContextManager["Load"]):
         run = f"{dice.randrange(2**32):08x}"
         self._run = run
         self._people, self._again, self._stopping = [f"{person}_{run}" for person in people], again, False
+        self._offering = 3 if grants else 0
         self._choices: dict[str, Choice] = {}
         self._offers: deque[Offer] = deque()
         self._dice = [random.Random(dice.random()) for _ in range(writers + 1)]
@@ -639,7 +641,7 @@ class Load(AbstractAsyncContextManager["Load"]):
         self.before = len(await self.deployment.ledger())
         reader, *writers = self._dice
         self._tasks = [asyncio.create_task(self._read_on(reader))]
-        self._tasks += [asyncio.create_task(self._offer_on()) for _ in range(3)]
+        self._tasks += [asyncio.create_task(self._offer_on()) for _ in range(self._offering)]
         self._tasks += [asyncio.create_task(self._write_on(f"w{number}", dice)) for number, dice in enumerate(writers)]
         return self
 

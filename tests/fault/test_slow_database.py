@@ -23,7 +23,7 @@ BACK_SECONDS = 10.0
 """A statement that was swallowed is given up after 7 s, an append's as well; reads after 2 s."""
 WRITE_SECONDS = 11.0
 """An append is answered within 10 s."""
-CHECK_SECONDS = 2.6
+CHECK_SECONDS = 3.5
 """A second to find out who asks, and one for the answer; the rest is a busy machine's."""
 
 

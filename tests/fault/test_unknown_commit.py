@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 APPENDS = int(os.environ.get("VOLENTI_FAULT_APPENDS", "60"))
 """Through each kind of cut; the long form is 1,000."""
+BRANCHES = min(100, APPENDS)
+"""How often at least a cut must have met an append before its commit, and after it, for the run to say anything."""
 
 
 @pytest.fixture
@@ -82,15 +84,27 @@ async def test_appends_that_are_cut_have_exactly_one_effect_and_one_answer(
     await record(behind, workspace, choice("grant"), (Identifier("id", "anna"),))
     begin = await size_of(behind, workspace)
     answers = []
+    hits = 0
     for number in range(APPENDS):
         retry = Retry(UUID(int=1), f"key-{number}", "POST /v1/consents", b"{}")
         proxy.plan = Plan(fault, application="volenti_app", byte_count=200 + 37 * number % 900, times=1)
         first = await withdrawn(behind, workspace, retry)
+        hits += proxy.plan.hits
         proxy.plan = Plan()
         again = await withdrawn(behind, workspace, retry)
         assert (first.entries, first.first_index) == (again.entries, again.first_index)
         answers.append(first)
 
+    written = sum(answer.replayed for answer in answers)  # by the attempt that was cut: the next one found it there
+    print(f"{fault}: {hits} cuts in {APPENDS} appends, {written} of them after the commit")
+    assert hits >= BRANCHES
+    match fault:
+        case "cut_before_sync":
+            assert written == 0
+        case "cut_after_sync":
+            assert written >= BRANCHES
+        case _:
+            pass
     assert await size_of(behind, workspace) == begin + APPENDS
     assert sorted(answer.first_index for answer in answers) == list(range(begin, begin + APPENDS))
     assert all(report.clean for report in await verify(behind, workspaces=[workspace]))
