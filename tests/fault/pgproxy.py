@@ -52,6 +52,8 @@ class Plan:
     seconds: float = 0.0
     jitter: float = 0.0
     byte_count: int = 0
+    """Of all that a connection answered, or with `appends` of the answer to an append."""
+    appends: bool = False
     times: int = -1
     hits: int = 0
 
@@ -116,6 +118,7 @@ class _Connection:
         self._armed = False  # the pipeline up to the next Sync executes an append
         self._swallow = False
         self._answered = 0
+        self._appended = False  # what is answered now is an append's
 
     async def run(self) -> None:
         tasks = [asyncio.create_task(self._requests()), asyncio.create_task(self._answers())]
@@ -177,8 +180,9 @@ class _Connection:
         plan = self._plan
         if plan is not None and plan.fault in ("latency", "freeze_requests") and kind in _AWAITED:
             await plan.wait()
-        if plan is not None and kind == b"S" and self._armed:
-            self._armed = False
+        if kind == b"S":
+            self._appended, self._armed, armed = self._armed, False, self._armed
+        if plan is not None and kind == b"S" and armed:
             if plan.fault == "cut_before_sync":
                 plan.hit()
                 return False
@@ -191,8 +195,8 @@ class _Connection:
         if plan is not None and plan.fault == "black_hole":
             plan.hit()
             return True
-        if kind == b"S":
-            self._armed = False
+        if kind == b"S" and plan is not None and plan.appends:
+            self._answered = 0
         self.server.write(message)
         await self.server.drain()
         return True
@@ -211,7 +215,7 @@ class _Connection:
                     await plan.wait()
                 if plan is not None and plan.fault == "black_hole":
                     continue
-                if plan is not None and plan.fault == "cut_after_bytes":
+                if plan is not None and plan.fault == "cut_after_bytes" and self._appended >= plan.appends:
                     left = plan.byte_count - self._answered
                     if len(data) >= left:
                         plan.hit()

@@ -87,7 +87,7 @@ async def test_appends_that_are_cut_have_exactly_one_effect_and_one_answer(
     hits = 0
     for number in range(APPENDS):
         retry = Retry(UUID(int=1), f"key-{number}", "POST /v1/consents", b"{}")
-        proxy.plan = Plan(fault, application="volenti_app", byte_count=200 + 37 * number % 900, times=1)
+        proxy.plan = Plan(fault, application="volenti_app", byte_count=number % 120, appends=True, times=1)
         first = await withdrawn(behind, workspace, retry)
         hits += proxy.plan.hits
         proxy.plan = Plan()
@@ -101,7 +101,7 @@ async def test_appends_that_are_cut_have_exactly_one_effect_and_one_answer(
     match fault:
         case "cut_before_sync":
             assert written == 0
-        case "cut_after_sync":
+        case "cut_after_sync" | "cut_after_bytes":  # no byte of the answer, or some
             assert written >= BRANCHES
         case _:
             pass
