@@ -32,8 +32,8 @@ test: $(VENV)/.dev ## all tests, the linters and the types
 test-core: $(VENV)/.dev ## the pure core only: no database, a few seconds
 	@$(BIN)/pytest tests/core
 
-fault: $(VENV)/.dev ## the long form of the fault tests: kills, cuts, planted bugs (about an hour)
-	@VOLENTI_FAULT_ROUNDS=20 VOLENTI_FAULT_APPENDS=1000 $(BIN)/pytest tests/fault
+fault: $(VENV)/.dev ## the long form of the fault tests: kills, cuts, full disks, partitions, planted bugs (hours)
+	@VOLENTI_FAULT_ROUNDS=20 VOLENTI_FAULT_APPENDS=1000 VOLENTI_FAULT_SUSPENDED=10 $(BIN)/pytest tests/fault
 
 lint: $(VENV)/.dev ## style, import contracts, dependencies, SQL
 	@$(BIN)/ruff check .

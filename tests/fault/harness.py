@@ -33,8 +33,8 @@ import pytest
 
 from fault.histories import UNKNOWN, Read, Write, faults
 from volenti.flows.open_services import opened
-from volenti.flows.services import Services
 from volenti.flows.rebuild_states import rebuild
+from volenti.flows.services import Services
 from volenti.flows.verify_ledger import verify
 from volenti.settings import Settings
 from volenti.store import embedded
@@ -70,6 +70,10 @@ fault = [
 ]
 
 
+LONG = "VOLENTI_FAULT_ROUNDS" in os.environ
+"""Whether there is time for what is like something else that is tried."""
+
+
 def rounds(short: int) -> int:
     """How many rounds to run: `short`, or what VOLENTI_FAULT_ROUNDS says."""
     return int(os.environ.get("VOLENTI_FAULT_ROUNDS", short))
@@ -95,7 +99,7 @@ class Replica:
         *,
         data: Path,
         workers: int = 1,
-        settings: Mapping[str, str] = {},  # noqa: B006 - never written
+        settings: Mapping[str, str] = {},
         prefix: Sequence[str] = (),
     ) -> None:
         self._folder, self._name, self._data, self._workers = folder, name, data, workers
@@ -234,11 +238,11 @@ class Replica:
 
 
 def environment() -> dict[str, str]:
-    """Ours without the settings of the service, but for the choice of PostgreSQL."""
+    """Ours without the settings of the service, but for the choice of PostgreSQL and the bug that is planted."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VOLENTI_")}
     return (
         kept
-        | {name: os.environ[name] for name in ("VOLENTI_PG_BIN",) if name in os.environ}
+        | {name: os.environ[name] for name in ("VOLENTI_PG_BIN", "VOLENTI_TEST_BREAK") if name in os.environ}
         | {"VOLENTI_LOG_LEVEL": "warning", "PYTHONPATH": str(Path(__file__).parents[1])}
     )
 
@@ -287,7 +291,13 @@ class Deployment:
     """A data directory with a workspace, the replicas that serve it, and a credential."""
 
     def __init__(
-        self, folder: Path, *, replicas: int, workers: int = 1, data: Path | None = None, settings: Mapping[str, str] = {}  # noqa: B006 - never written
+        self,
+        folder: Path,
+        *,
+        replicas: int,
+        workers: int = 1,
+        data: Path | None = None,
+        settings: Mapping[str, str] = {},
     ) -> None:
         self.data = folder / "data" if data is None else data
         self.replicas = [
@@ -479,7 +489,7 @@ def deployed(
     replicas: int = 1,
     workers: int = 1,
     data: Path | None = None,
-    settings: Mapping[str, str] = {},  # noqa: B006 - never written
+    settings: Mapping[str, str] = {},
     arrange: Callable[[Deployment], None] = lambda deployment: None,
 ) -> Iterator[Deployment]:
     """Running replicas on a new data directory with a workspace; nothing of them is left afterwards.

@@ -12,10 +12,11 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from fault.mutants import planted
 from volenti.api.app import Application
 from volenti.cli.main import run
 from volenti.flows.services import Services
@@ -55,4 +56,5 @@ def _tell(services: Services) -> None:
 
 if __name__ == "__main__":
     _observe(_tell)
-    sys.exit(run(sys.argv[1:]))
+    with planted(name) if (name := os.environ.get("VOLENTI_TEST_BREAK")) else nullcontext():
+        sys.exit(run(sys.argv[1:]))

@@ -125,7 +125,9 @@ async def test_a_full_wal_disk_stops_the_database_which_recovers_by_itself_with_
     await load.assert_sound()
 
 
-async def test_a_withdrawal_is_acknowledged_only_when_a_required_journal_has_it(with_a_small_state_disk: Cramped) -> None:
+async def test_a_withdrawal_is_acknowledged_only_when_a_required_journal_has_it(
+    with_a_small_state_disk: Cramped,
+) -> None:
     """Where the journal is not required it is acknowledged all the same, and the log tells what is missing."""
     dice, deployment, disk = seeded(), with_a_small_state_disk.deployment, with_a_small_state_disk.disk
     replica = deployment.replica
@@ -138,7 +140,9 @@ async def test_a_withdrawal_is_acknowledged_only_when_a_required_journal_has_it(
             signed = await signed_size(deployment)
             if required:
                 again = await client.record(replica, withdrawal)
-                assert (again.status_code, again.headers["retry-after"]) == (503, "1"), "a repeated answer waits as well"
+                assert (again.status_code, again.headers["retry-after"]) == (503, "1"), (
+                    "a repeated answer waits as well"
+                )
             assert (await client.check(replica, withdrawal.person)).json()["reason"] == "consent.withdrawn"
             assert (await client.record(replica, grant)).status_code == 201, "what does not restrict needs no journal"
             assert (await client.check(replica, grant.person)).json()["decision"] == "permit"
@@ -152,7 +156,9 @@ async def test_a_withdrawal_is_acknowledged_only_when_a_required_journal_has_it(
             entries = {entry["entry"]: entry["index"] for entry in answer.json()["entries"]}
             journaled = {line.entry for line in journal.read(disk.path / "journal")}
             assert journaled & entries.keys(), "its retry puts it into the journal, whatever happened before"
-            assert await signs(deployment, max(entries.values())), "nothing was signed and anchored after there was room"
+            assert await signs(deployment, max(entries.values())), (
+                "nothing was signed and anchored after there was room"
+            )
             disk.empty()
     if not required:
         assert "journal.failed" in replica.log.read_text()

@@ -75,7 +75,7 @@ async def test_a_frozen_holder_of_one_workspaces_head_costs_its_writers_a_503_an
             await load.acknowledges(20, seconds=20)
             async with head_held(deployment, demo):
                 frozen = time.monotonic()
-                elsewhere = []
+                elsewhere: list[float] = []
                 while time.monotonic() < frozen + LOCK_SECONDS:
                     begun = time.monotonic()
                     key = f"{number}-{len(elsewhere)}"
@@ -160,7 +160,11 @@ async def test_a_replica_that_was_suspended_knows_what_was_taken_back_meanwhile(
                 answers = [(await one).json() for one in (early[0], *asked)]
 
         assert [answer["decision"] for answer in answers] == ["deny"] * 6
-        assert {answer["reason"] for answer in answers} <= {"consent.withdrawn", "system.deadline_exceeded", "system.state_stale"}
+        assert {answer["reason"] for answer in answers} <= {
+            "consent.withdrawn",
+            "system.deadline_exceeded",
+            "system.state_stale",
+        }
         assert [(await one).status_code for one in (early[1], late)] == [401, 401], "a revoked credential is remembered"
     await deployment.audit()
     await deployment.settled()

@@ -45,7 +45,9 @@ def split() -> Iterator[Split]:
     with own_network() as network, fresh() as server:
         listen(server, network.database)
         data = server.data_dir
-        settings = {name: str(data / name.removeprefix("VOLENTI_").lower()) for name in ("VOLENTI_ANCHOR", "VOLENTI_JOURNAL")}
+        settings = {
+            name: str(data / name.removeprefix("VOLENTI_").lower()) for name in ("VOLENTI_ANCHOR", "VOLENTI_JOURNAL")
+        }
 
         def arrange(deployment: Deployment) -> None:
             assert deployment.kill_database(signal.SIGINT)
@@ -91,7 +93,9 @@ class Probe:
     async def ask(self) -> None:
         begun = time.monotonic()
         answer = await self.client.check(self.replica, self.person)
-        self.answers.append((begun, time.monotonic() - begun, answer.status_code, answer.json().get("decision", "deny")))
+        self.answers.append(
+            (begun, time.monotonic() - begun, answer.status_code, answer.json().get("decision", "deny"))
+        )
 
     async def ask_for(self, seconds: float) -> None:
         async with asyncio.TaskGroup() as asked:

@@ -128,3 +128,24 @@ async def test_a_cut_before_the_sync_leaves_nothing_and_one_after_it_leaves_the_
     proxy.plan = Plan()
     assert isinstance(await caller, Recorded)
     assert await size_of(services, workspace) == before + 1
+
+
+async def test_a_transaction_on_a_silent_connection_ends_with_its_callers_deadline(
+    behind: Services, proxy: Proxy
+) -> None:
+    """Its ROLLBACK would wait for the answer that does not come."""
+    workspace = await create(behind, f"silent-{os.getpid()}")
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+
+    async def ask() -> None:
+        async with asyncio.timeout(0.5), behind.database.workspace("volenti_app", workspace) as connection:
+            proxy.plan = Plan("black_hole")
+            await connection.fetchval("SELECT 1")
+
+    with pytest.raises(TimeoutError):
+        await ask()
+    proxy.plan = Plan()
+
+    assert loop.time() - begun < 3
+    assert await size_of(behind, workspace) > 0

@@ -486,7 +486,10 @@ async def test_the_services_own_tasks_cancelled_at_any_wait_lose_nothing_and_lea
             assert isinstance(told, Recorded)
             assert (told.entries, told.first_index) == (outcome.entries, outcome.first_index)
         places = await stored(superuser, workspace)
-        assert [places[UUID(entry.entry)] for entry in outcome.entries] == [outcome.first_index, outcome.first_index + 1]
+        assert [places[UUID(entry.entry)] for entry in outcome.entries] == [
+            outcome.first_index,
+            outcome.first_index + 1,
+        ]
         assert UUID(outcome.entries[-1].entry) in {UUID(line.entry) for line in journaled(services)}
 
     print(f"{name}: {len(waits)} waits, {cut} cancellations reached the caller, {acknowledged} did not")
