@@ -138,7 +138,9 @@ def journal_interleaved(patch: pytest.MonkeyPatch) -> None:
 
 def credential_never_reread(patch: pytest.MonkeyPatch) -> None:
     """Memory tells who calls, whatever the age of what it knows."""
-    patch.setattr(manage_credentials, "CACHED_SECONDS", float("inf"))
+    patch.setattr(
+        manage_credentials, "CACHED_SECONDS", 30.0
+    )  # not for ever: what was never read is as old as the machine
 
 
 def cache_key_missing_field(patch: pytest.MonkeyPatch) -> None:
