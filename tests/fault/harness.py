@@ -376,13 +376,16 @@ class Deployment:
         return [row[0] for row in rows]
 
     async def use_up_the_log(self) -> None:
-        """Have PostgreSQL begin new files of its write-ahead log, until it cannot or has done so a few times."""
+        """Have PostgreSQL begin new files of its write-ahead log until it finds no room for one more."""
+        connection = await asyncpg.connect(self.database_url())
         with suppress(*LOST):
-            connection = await asyncpg.connect(self.database_url())
-            for _ in range(6):
+            for _ in range(100):  # some lie there ready to be used again
+                await connection.execute(
+                    "SELECT pg_logical_emit_message(false, 'test', 'a file is begun only after a record')"
+                )
                 await connection.execute("SELECT pg_switch_wal()")
-                await asyncio.sleep(0.2)
             await connection.close()
+            raise AssertionError("the log has room for a hundred files more")
 
     def kill_both(self) -> None:
         """SIGKILL the postmaster and the service."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -47,9 +48,15 @@ class Disk:
     def fill(self) -> None:
         """Fill it with a file, as another program would."""
         with (self.path / "filler").open("ab") as filler:
-            while self.free:
-                os.posix_fallocate(filler.fileno(), filler.tell(), self.free)
-                filler.seek(0, os.SEEK_END)
+            while wanted := self.free:
+                while wanted:
+                    try:
+                        os.posix_fallocate(filler.fileno(), filler.seek(0, os.SEEK_END), wanted)
+                        break
+                    except OSError as error:  # others write at the same moment
+                        if error.errno != errno.ENOSPC:
+                            raise
+                        wanted //= 2
 
     def make_room(self, *, grow: bool) -> None:
         """Make it larger while it is in use, as an operator does with a volume, or take the filler away."""
