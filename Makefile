@@ -43,8 +43,8 @@ test-databases: $(VENV)/.dev ## what touches a database again: on PostgreSQL 15,
 test-core: $(VENV)/.dev ## the pure core only: no database, a few seconds
 	@$(BIN)/pytest tests/core
 
-fault: $(VENV)/.dev ## the long form of the fault tests: kills, cuts, planted bugs (about an hour)
-	@VOLENTI_FAULT_ROUNDS=20 VOLENTI_FAULT_APPENDS=1000 $(BIN)/pytest tests/fault
+fault: $(VENV)/.dev ## the long form of the fault tests: kills, cuts, full disks, partitions, planted bugs (hours)
+	@VOLENTI_FAULT_ROUNDS=20 VOLENTI_FAULT_APPENDS=1000 VOLENTI_FAULT_SUSPENDED=10 $(BIN)/pytest tests/fault
 
 soak: $(VENV)/.dev ## the stateful machine for an hour, with examples that nobody has seen
 	@VOLENTI_MACHINE=soak $(BIN)/pytest tests/scenario/test_machine.py

@@ -18,7 +18,13 @@ BEGIN
     EXECUTE format('ALTER ROLE %I SET search_path = volenti', r);
     EXECUTE format('ALTER ROLE %I SET synchronous_commit = on', r);
     EXECUTE format('ALTER ROLE %I SET lock_timeout = %L', r, '2s');
-    EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', r, '60s');
+    -- a client that is silently gone in the middle of a change holds the head of a log for this long at most
+    EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', r, CASE WHEN r IN ('volenti_migrate', 'volenti_audit') THEN '60s' ELSE '15s' END);
+    -- and its connection counts against max_connections until TCP gives it up, by default after two hours
+    EXECUTE format('ALTER ROLE %I SET tcp_keepalives_idle = 10', r);
+    EXECUTE format('ALTER ROLE %I SET tcp_keepalives_interval = 5', r);
+    EXECUTE format('ALTER ROLE %I SET tcp_keepalives_count = 3', r);
+    EXECUTE format('ALTER ROLE %I SET tcp_user_timeout = %L', r, '25s');
     EXECUTE format('ALTER ROLE %I SET statement_timeout = %L', r, CASE WHEN r IN ('volenti_migrate', 'volenti_audit') THEN '0' ELSE '5s' END);
   END LOOP;
 END $$;
