@@ -27,6 +27,7 @@ from volenti.flows.keep_anchor import Agrees
 from volenti.flows.services import Services
 from volenti.store import appender as appending
 from volenti.store import database, journal, ledger, schema
+from volenti.store.data_subjects import Ground
 from volenti.store.appender import Appended, Appender, Outcome
 from volenti.store.ledger import Item
 
@@ -81,17 +82,6 @@ def guard_off(patch: pytest.MonkeyPatch) -> None:
 def permissive_wins_ties(patch: pytest.MonkeyPatch) -> None:
     """A grant dated as the withdrawal stands."""
     patch.setattr(consent, "_effect_order", lambda event: (event.occurred_at, not event.restrictive))
-
-
-def policy_remembered(patch: pytest.MonkeyPatch) -> None:
-    """A process that has read a workspace's policy goes on with that version."""
-    read = Services.policy
-
-    async def policy(self: Services, workspace_id: UUID, version: int) -> CompiledPolicy:
-        known = [one for (workspace, _), one in self._policies.items() if workspace == workspace_id]
-        return known[0] if known else await read(self, workspace_id, version)
-
-    patch.setattr(Services, "policy", policy)
 
 
 def missing_tile_shortens(patch: pytest.MonkeyPatch) -> None:
@@ -156,11 +146,13 @@ def credential_never_reread(patch: pytest.MonkeyPatch) -> None:
 
 def cache_key_missing_field(patch: pytest.MonkeyPatch) -> None:
     """The compiled policy is kept by workspace, and not by version."""
-    policy = Services.policy
-    first: dict[UUID, int] = {}
+    read = Services.policy
+    first: dict[UUID, CompiledPolicy] = {}
 
-    async def of_any_version(self: Services, workspace_id: UUID, version: int) -> CompiledPolicy:
-        return await policy(self, workspace_id, first.setdefault(workspace_id, version))
+    async def of_any_version(self: Services, workspace_id: UUID, ground: Ground) -> CompiledPolicy | None:
+        if workspace_id not in first and (policy := await read(self, workspace_id, ground)) is not None:
+            first[workspace_id] = policy
+        return first.get(workspace_id)
 
     patch.setattr(Services, "policy", of_any_version)
 
@@ -222,7 +214,7 @@ def session_set_config(patch: pytest.MonkeyPatch) -> None:
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     mutant.__name__: mutant
     for mutant in (
-        ack_before_commit, journal_no_fsync, revision_unchecked, guard_off, permissive_wins_ties, policy_remembered,
+        ack_before_commit, journal_no_fsync, revision_unchecked, guard_off, permissive_wins_ties,
         missing_tile_shortens,
         nextval_index, rls_off, session_set_config, sign_in_transaction, sign_in_the_past, anchor_ignored,
         repeat_not_journaled, journal_interleaved, credential_never_reread, cache_key_missing_field, rollback_waits,

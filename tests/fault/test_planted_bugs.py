@@ -35,7 +35,6 @@ CAUGHT_BY = {
     "missing_tile_shortens": "tests/core/test_merkle.py",
     "nextval_index": "tests/fault/test_unknown_commit.py::test_appends_that_are_cut_have_exactly_one_effect_and_one_answer[cut_before_sync]",
     "permissive_wins_ties": "tests/core/test_consent.py",
-    "policy_remembered": MACHINE,
     "repeat_not_journaled": "tests/flows/test_recover.py::test_a_withdrawal_is_not_acknowledged_while_a_required_journal_cannot_be_written",
     "revision_unchecked": "tests/store/test_append.py",
     "rls_off": "tests/store/test_roles.py",
@@ -65,7 +64,7 @@ def test_a_planted_bug_is_caught(name: str, tests: str) -> None:
     assert_caught(name, tests, VOLENTI_FAULT_APPENDS="3")
 
 
-@pytest.mark.parametrize("name", ["guard_off", "permissive_wins_ties", "revision_unchecked"])
+@pytest.mark.parametrize("name", ["cache_key_missing_field", "guard_off", "permissive_wins_ties", "revision_unchecked"])
 def test_the_stateful_machine_finds_a_planted_bug_with_the_examples_of_ci(name: str) -> None:
     assert_caught(name, MACHINE)
 
