@@ -109,6 +109,7 @@ def request_of(route: Route, house: House) -> tuple[str, Any]:
         "/v1/data-subjects/lookup": {"identifier": {"type": "email", "value": mail}},
         "/v1/data-subjects/{id}": {"locale": "de"},
         "/v1/policies": {"document": document},
+        "/v1/policies/{version}/activate": {},
         "/v1/test/clock": {"now": "2020-01-01T00:00:00Z"},
     }  # fmt: skip
     path = (
@@ -351,6 +352,9 @@ async def test_another_workspaces_policies_look_like_none(house: House) -> None:
     assert newest["hash"] not in {policy["hash"] for policy in ours}
     if newest["version"] > len(ours):
         await same(house, "GET", f"/v1/policies/{newest['version']}", "/v1/policies/99999999")
+        await same(
+            house, "POST", f"/v1/policies/{newest['version']}/activate", "/v1/policies/99999999/activate", ({}, {})
+        )
 
 
 async def test_another_workspaces_decisions_look_like_none(house: House) -> None:

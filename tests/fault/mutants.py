@@ -27,8 +27,8 @@ from volenti.flows.keep_anchor import Agrees
 from volenti.flows.services import Services
 from volenti.store import appender as appending
 from volenti.store import database, journal, ledger, schema
-from volenti.store.data_subjects import Ground
 from volenti.store.appender import Appended, Appender, Outcome
+from volenti.store.data_subjects import Ground
 from volenti.store.ledger import Item
 
 

@@ -33,7 +33,7 @@ from volenti.flows.create_workspace import create
 from volenti.flows.log_decisions import UNKNOWN, DecisionLog, document_of, masked, outcome_of, question_of, weight_of
 from volenti.flows.open_services import opened
 from volenti.flows.prune import prune
-from volenti.flows.publish_policy import InForce, publish
+from volenti.flows.publish_policy import Published, publish
 from volenti.flows.services import Services
 from volenti.settings import Settings
 from volenti.store import decision_log
@@ -106,7 +106,7 @@ async def policy_of(services: Services, workspace: UUID) -> CompiledPolicy:
 @pytest.fixture
 async def ours(services: Services, workspace: UUID) -> UUID:
     """A workspace whose policy permits every action for one purpose and denies it for another."""
-    assert isinstance(await publish(services, workspace, POLICY), InForce)
+    assert isinstance(await publish(services, workspace, POLICY), Published)
     return workspace
 
 

@@ -43,7 +43,6 @@ class Services:
     journal: Journal | None = None
     _workspace_keys: dict[UUID, bytes] = field(default_factory=dict, repr=False)
     _policies: CompiledPolicies = field(default_factory=CompiledPolicies, repr=False)
-    _compiling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     reader: StateReader = field(init=False, repr=False)
     decisions: DecisionLog = field(init=False, repr=False)
@@ -91,7 +90,7 @@ class Services:
         policy = self._policies.find(key, at_ms)
         if policy is not None:
             return policy
-        async with self._compiling:  # who comes second finds it
+        async with self._policies.turn(key):  # who comes second finds it
             policy = self._policies.find(key, at_ms)
             if policy is None:
                 async with self.database.workspace("volenti_app", key.workspace_id) as connection:
