@@ -356,7 +356,7 @@ async def test_a_purpose_that_demands_its_log_is_denied_when_there_is_no_room(
 ) -> None:
     demanding = f"  demanding: {{class: service, actions: {ACTIONS}, basis: {{default: contract}}, channels: [email], log_guarantee: required}}\n"
     assert isinstance(
-        await publish(services, ours, POLICY.replace("purposes:\n", f"purposes:\n{demanding}", 1)), InForce
+        await publish(services, ours, POLICY.replace("purposes:\n", f"purposes:\n{demanding}", 1)), Published
     )
     assert isinstance((await ask(services, ours, purpose="demanding")).decision, Permit)
 
