@@ -94,7 +94,7 @@ async def confirm(services: Services, token: str) -> Shown:
         component=COMPONENT,
         choices=tuple(Choice(kind="confirm", purpose=one.purpose, names=str(link.entry)) for one in shown.offered),
         method=METHOD,
-        surface=services.settings.public_base_url,
+        surface=services.settings.base_url,
         evidence=Evidence(confirmation=Act(METHOD, now)),
     )
     caller_id = person.state.caller_id()
