@@ -190,6 +190,7 @@ async def test_the_page_speaks_the_language_of_its_reader_and_loads_nothing(doub
     assert "Ja, schreibt mir über Neuigkeiten" in page.text
     assert not re.search(r"""(src|href)=["'](?!data:)""", page.text)
     assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "img-src data:" in page.headers["content-security-policy"]  # the empty icon, else browsers report an error
     assert page.headers["referrer-policy"] == "no-referrer"
     assert page.headers["cache-control"] == "no-store"
     assert "set-cookie" not in page.headers
