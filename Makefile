@@ -43,8 +43,11 @@ test-databases: $(VENV)/.dev ## what touches a database again: on PostgreSQL 15,
 test-core: $(VENV)/.dev ## the pure core only: no database, a few seconds
 	@$(BIN)/pytest tests/core
 
-fault: $(VENV)/.dev ## the long form of the fault tests: kills, cuts, planted bugs (about an hour)
-	@VOLENTI_FAULT_ROUNDS=20 VOLENTI_FAULT_APPENDS=1000 $(BIN)/pytest tests/fault
+fault: $(VENV)/.dev ## the long form of the fault tests: kills, cuts, full disks, partitions, planted bugs (hours)
+	@VOLENTI_FAULT_ROUNDS=20 VOLENTI_FAULT_APPENDS=1000 VOLENTI_FAULT_SUSPENDED=10 $(BIN)/pytest tests/fault
+
+soak: $(VENV)/.dev ## the stateful machine for an hour, with examples that nobody has seen
+	@VOLENTI_MACHINE=soak $(BIN)/pytest tests/scenario/test_machine.py
 
 lint: $(VENV)/.dev ## style, import contracts, dependencies, SQL
 	@$(BIN)/ruff check .
@@ -70,6 +73,7 @@ mutants: $(VENV)/.dev ## mutation tests of the rules, and the survivors (hours; 
 
 bench: $(VENV)/.dev ## the benchmarks, one JSON line each
 	@$(BIN)/python bench/append.py
+	@$(BIN)/python bench/decision_log.py
 
 lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
@@ -77,4 +81,4 @@ lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--extra embedded --extra s3 --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
 
-.PHONY: help demo test test-databases test-core fault lint types openapi docs mutants bench lock
+.PHONY: help demo test test-databases test-core fault soak lint types openapi docs mutants bench lock

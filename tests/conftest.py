@@ -163,6 +163,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Where every tool is installed (VOLENTI_TESTS_REQUIRE_TOOLS), a test that skips for want of one has failed."""
     report = yield
-    if report.skipped and os.environ.get("VOLENTI_TESTS_REQUIRE_TOOLS") and "is not installed" in str(report.longrepr):
+    wanting = any(why in str(report.longrepr) for why in ("is not installed", "is refused to root"))
+    if report.skipped and wanting and os.environ.get("VOLENTI_TESTS_REQUIRE_TOOLS"):
         report.outcome = "failed"
     return report

@@ -90,6 +90,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe record that is logged")
     ] = "info"
+    decision_sample: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="one in how many permits is logged, of the actions that are sampled; 1 logs every decision",
+        ),
+    ] = 10
+    decision_log_days: Annotated[
+        int, Meta(ge=1, le=3660, description="days that the decision log goes back; older ones are dropped whole")
+    ] = 400
     public_log: Annotated[
         bool, Meta(description="serve the logs' checkpoints and tiles of hashes without a credential")
     ] = False

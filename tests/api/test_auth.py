@@ -60,6 +60,8 @@ class House:
     theirs: Api
     our_name: str
     their_name: str
+    decision: str
+    """The id of a decision of ours that is logged."""
 
     async def credential(self, *scopes: str, **limits: Any) -> Api:
         """Our workspace with a credential of its own."""
@@ -81,7 +83,9 @@ async def house(server: Embedded) -> AsyncIterator[House]:
         async with app.started(), httpx.AsyncClient(transport=transport, base_url="http://volenti.test") as http:
             names = [f"auth-{side}-{uuid4().hex[:12]}" for side in ("ours", "theirs")]
             ours, theirs = [await _workspace(services, http, name) for name in names]
-            yield House(services, http, ours, theirs, *names)
+            decision = (await ours.check(f"cus_{names[0]}"))["decision_id"]
+            await services.decisions.flush()
+            yield House(services, http, ours, theirs, names[0], names[1], decision)
 
 
 async def _workspace(services: Services, http: httpx.AsyncClient, name: str) -> Api:
@@ -105,10 +109,12 @@ def request_of(route: Route, house: House) -> tuple[str, Any]:
         "/v1/data-subjects/lookup": {"identifier": {"type": "email", "value": mail}},
         "/v1/data-subjects/{id}": {"locale": "de"},
         "/v1/policies": {"document": document},
+        "/v1/policies/{version}/activate": {},
         "/v1/test/clock": {"now": "2020-01-01T00:00:00Z"},
     }  # fmt: skip
     path = (
-        route.path.replace("{id}", person)
+        route.path.replace("/decisions/{id}", f"/decisions/{house.decision}")
+        .replace("{id}", person)
         .replace("{version}", "1")
         .replace("{key}", "0")
         .replace("{log}", house.our_name)
@@ -116,7 +122,7 @@ def request_of(route: Route, house: House) -> tuple[str, Any]:
         .replace("{rest:path}", "000.p/1")
     )
     assert "{" not in path, f"say in this test how {name_of(route)} is asked"
-    if route.query and "from" in route.query:
+    if route.path == "/v1/ledger/consistency":
         path += "?from=1&to=2"
     return path, bodies[route.path] if route.request is not None else None
 
@@ -346,6 +352,36 @@ async def test_another_workspaces_policies_look_like_none(house: House) -> None:
     assert newest["hash"] not in {policy["hash"] for policy in ours}
     if newest["version"] > len(ours):
         await same(house, "GET", f"/v1/policies/{newest['version']}", "/v1/policies/99999999")
+        await same(
+            house, "POST", f"/v1/policies/{newest['version']}/activate", "/v1/policies/99999999/activate", ({}, {})
+        )
+
+
+async def test_another_workspaces_decisions_look_like_none(house: House) -> None:
+    theirs = (await house.theirs.check(f"cus_{house.their_name}"))["decision_id"]
+    await house.services.decisions.flush()
+    assert (await house.theirs.get(f"/v1/decisions/{theirs}")).status_code == 200
+    for suffix in ("", "/explain"):
+        await same(house, "GET", f"/v1/decisions/{theirs}{suffix}", f"/v1/decisions/dec_{uuid4()}{suffix}")
+    people = [f"/v1/data-subjects/{person}/decisions" for person in (f"cus_{house.their_name}", "cus_nobody")]
+    await same(house, "GET", people[0], people[1])
+
+
+async def test_decisions_outside_a_credentials_purposes_and_actions_look_like_none(house: House) -> None:
+    person = f"cus_{house.our_name}"
+    shared = (await house.ours.check(person, "advertising", "share", None))["decision_id"]
+    await house.services.decisions.flush()
+    limits: tuple[dict[str, Any], ...] = ({"purposes": ["newsletter"]}, {"actions": ["send"]})
+    for limit in limits:
+        limited = await house.credential("decisions:read", **limit)
+        assert (await limited.get(f"/v1/decisions/{house.decision}")).status_code == 200
+        for suffix in ("", "/explain"):
+            hidden = await limited.get(f"/v1/decisions/{shared}{suffix}")
+            none = await limited.get(f"/v1/decisions/dec_{uuid4()}{suffix}")
+            assert (hidden.status_code, hidden.content) == (404, none.content)
+        listed = (await limited.get(f"/v1/data-subjects/{person}/decisions?limit=1000")).json()["data"]
+        assert house.decision in {one["decision_id"] for one in listed}
+        assert {(one["purpose"], one["action"]) for one in listed} == {("newsletter", "send")}
 
 
 async def test_another_workspaces_log_looks_like_none(house: House) -> None:

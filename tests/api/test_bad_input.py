@@ -276,11 +276,13 @@ WHOLE: dict[str, Any] = {
     "POST /v1/offers": OFFER,
     "PATCH /v1/data-subjects/{id}": {"locale": "de"},
     "POST /v1/data-subjects/lookup": {"identifier": {"type": "email", "value": "nobody@example.org"}},
+    "POST /v1/policies/{version}/activate": {"at": "2999-01-01T00:00:00Z"},
 }
 ANSWERED = {
     "PATCH /v1/data-subjects/{id}": 404,
     "POST /v1/data-subjects/{id}/restriction": 404,
     "POST /v1/data-subjects/lookup": 404,
+    "POST /v1/policies/{version}/activate": 200,
 }
 
 
@@ -364,7 +366,7 @@ UNFIT: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize("name", WHOLE)
 async def test_the_whole_requests_of_these_tables_are_answered(api: Api, name: str) -> None:
     route = route_of(name)
-    answer = await api.request(route.method, route.path.format(id="cus_never"), WHOLE[name])
+    answer = await api.request(route.method, route.path.format(id="cus_never", version=1), WHOLE[name])
     assert answer.status_code == ANSWERED.get(name, route.status), answer.text
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from conftest import Api
+from volenti.api import endpoint
 from volenti.core.ledger import note, proof
 from volenti.core.policy.starter import starter_policy
 from volenti.flows.clock import rfc3339, wall_clock
@@ -441,7 +442,7 @@ async def test_a_replayed_offer_within_a_repeated_request_is_answered_as_the_fir
 INTEREST = """
   care:
     title: {en: Customer care, de: Kundenpflege}
-    class: marketing
+    class: service
     actions: [send]
     basis: {default: legitimate_interest}
     channels: [email, sms]
@@ -488,3 +489,27 @@ async def test_a_choice_holds_for_every_check_from_its_acknowledgement_on(api: A
         withdrawn = await api.choose(person, "withdraw", occurred_at=rfc3339(wall_clock() + 1000))
         assert withdrawn.status_code == 201
         assert (await api.check(person))["decision"] == "deny"
+
+
+async def test_a_request_is_answered_within_its_deadline_and_its_retry_finds_what_was_written(
+    api: Api, superuser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.choose("anna", "grant")
+    monkeypatch.setattr(endpoint, "REQUEST_SECONDS", 0.3)
+    body = {
+        "data_subject": {"id": "anna"},
+        "events": [{"kind": "withdraw", "purpose": "newsletter"}],
+        "actor": {"type": "data_subject"},
+        "method": "web_form",
+        "surface": "https://shop.example/account",
+    }
+    async with superuser.transaction():  # as another writer of the log that does not come to an end
+        await superuser.execute("SELECT FROM ledger_head WHERE workspace_id = $1 FOR UPDATE", api.workspace)
+        late = await api.post("/v1/consents", body, idempotency_key="once")
+    monkeypatch.undo()
+    told = await api.post("/v1/consents", body, idempotency_key="once")
+
+    assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+    assert "unknown, a retry with the same key is safe" in late.json()["detail"]
+    assert told.status_code == 201
+    assert [entry["kind"] for entry in told.json()["entries"]] == ["consent.withdrawn"]

@@ -18,7 +18,9 @@ EMAIL, PHONE, CALLER_ID, EXTERNAL = "canary.kj7q@example.org", "+4915199887766",
 AGENT, SURFACE, KEY, IP = "CanaryBrowser/7.5", "https://shop.example/canary-kj7q", "CanaryKey-kj7q", "198.51.100.231"
 NOTICE = "Yes, write to me about news"
 WORD = "CanaryValueKj7q"
-PERSONAL = (EMAIL, "canary.kj7q", PHONE, PHONE[1:], CALLER_ID, EXTERNAL, AGENT, "canary-kj7q", KEY, IP, WORD)
+KEY_LIKE = "canary.kj7q"
+"""What a caller may type where a key of the policy belongs."""
+PERSONAL = (EMAIL, KEY_LIKE, PHONE, PHONE[1:], CALLER_ID, EXTERNAL, AGENT, "canary-kj7q", KEY, IP, WORD)
 
 SUBJECT = {
     "id": CALLER_ID,
@@ -60,6 +62,12 @@ async def everything(api: Api) -> tuple[list[str], list[str]]:
         await api.post("/v1/data-subjects/lookup", lookup),
         await api.post("/v1/check", {"data_subject": {"id": CALLER_ID}, **question}),
         await api.post("/v1/check", {"data_subject": lookup, **question}),
+        await api.post("/v1/check", {"data_subject": lookup, **question, "message": {"campaign": f"{WORD} {EMAIL}"}}),
+        await api.post("/v1/check", {"data_subject": {"id": CALLER_ID}, **question, "purpose": KEY_LIKE}),
+        await api.post("/v1/check", {"data_subject": {"id": CALLER_ID}, **question, "topic": PHONE[1:]}),
+        await api.post(
+            "/v1/check", {"data_subject": {"id": CALLER_ID}, **question, "supported_obligations": [KEY_LIKE, PHONE[1:]]}
+        ),
         await api.get(f"/v1/data-subjects/{CALLER_ID}"),
         await api.get(f"/v1/data-subjects/{CALLER_ID}/history"),
         await api.request("PATCH", f"/v1/data-subjects/{CALLER_ID}", {"locale": "de"}),
@@ -89,6 +97,7 @@ async def everything(api: Api) -> tuple[list[str], list[str]]:
     ]
     problems = [answer.text for answer in answers if answer.status_code >= 400]
     assert len(problems) >= 19
+    await api.services.decisions.flush()
     return problems, [api.secret, offer["offer"]]
 
 
@@ -116,7 +125,11 @@ async def test_nothing_that_a_person_said_stands_open_in_the_database(api: Api, 
     """Every row of every table of ours, as a dump would write it: text as it is, and bytes in hex."""
     _, secrets = await everything(api)
     tables = [row[0] for row in await superuser.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'volenti'")]
-    assert {"data_subject_state", "entry_payload", "ledger_entry", "idempotency", "credential"} <= set(tables)
+    assert {"data_subject_state", "entry_payload", "ledger_entry", "idempotency", "credential", "decision_log"} <= set(
+        tables
+    )
+    logged = await superuser.fetchval("SELECT count(*) FROM decision_log WHERE workspace_id = $1", api.workspace)
+    assert logged >= 6
     for table in tables:
         rows = await superuser.fetch(f'SELECT t::text FROM volenti."{table}" t')
         dump = "\n".join(row[0] for row in rows)

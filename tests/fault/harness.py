@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,9 +34,11 @@ import pytest
 from fault.histories import UNKNOWN, Read, Write, faults
 from volenti.flows.open_services import opened
 from volenti.flows.rebuild_states import rebuild
+from volenti.flows.services import Services
 from volenti.flows.verify_ledger import verify
 from volenti.settings import Settings
 from volenti.store import embedded
+from volenti.store.database import LOST
 from volenti.store.embedded import Embedded, find_binaries
 
 START_SECONDS = 60.0
@@ -51,6 +53,12 @@ PEOPLE = (*("ada", "bob", "eve") * 4, *(f"cus_{number}" for number in range(12))
 """Three people whom all write at once, and others."""
 WRITES = 20_000
 REPLAYS = 60
+RSS_GROWTH = 1.1
+RSS_ALLOWANCE_KIB = 8 * 1024
+"""How far a service may grow over what it held when it was ready: a tenth, and what its caches and buffers take once."""
+SETTLED_SECONDS = 10.0
+ANSWER_SECONDS = {"/v1/check": 4.0, "/v1/consents": 16.5}
+"""Within what every attempt is answered (I-28): the service's own deadlines, and what a machine takes that others keep busy."""
 SURFACE = "https://shop.example/signup"
 
 fault = [
@@ -60,6 +68,10 @@ fault = [
         not Path("/proc/self/stat").exists(), reason="finds processes through /proc, which only Linux has"
     ),
 ]
+
+
+LONG = "VOLENTI_FAULT_ROUNDS" in os.environ
+"""Whether there is time for what is like something else that is tried."""
 
 
 def rounds(short: int) -> int:
@@ -75,11 +87,26 @@ def seeded() -> random.Random:
 
 
 class Replica:
-    """One `volenti serve`, which may be ended and started again. Its output goes to files."""
+    """One `volenti serve`, which may be ended and started again. Its output goes to files.
 
-    def __init__(self, folder: Path, name: str, *, workers: int = 1) -> None:
-        self._folder, self._name, self._workers = folder, name, workers
+    `settings` are environment variables of its own, and `prefix` the command that it is run by.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        data: Path,
+        workers: int = 1,
+        settings: Mapping[str, str] = {},
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self._folder, self._name, self._data, self._workers = folder, name, data, workers
+        self.settings, self.prefix = dict(settings), prefix
         self._starts = 0
+        self.at_start: dict[str, Any] = {}
+        """What it told of its inside, and its memory, when it was ready."""
         self._orphans: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -103,14 +130,15 @@ class Replica:
         assert not self.running
         self._starts += 1
         output = self.log.with_suffix(".out")
-        command = [sys.executable, "-m", "volenti", "serve", "--data-dir", str(self._folder / "data"), "--port", "0"]
+        command = [*self.prefix, sys.executable, "-m", "fault.observed", "serve"]
+        command += ["--data-dir", str(self._data), "--port", "0", "--workers", str(self._workers)]
         with output.open("wb") as out, self.log.open("wb") as err:
             self._process = subprocess.Popen(
-                [*command, "--workers", str(self._workers), *options],
+                [*command, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=environment(),
+                env=environment() | {"FAULT_TOLD": str(self.log.with_suffix(".told"))} | self.settings,
             )
         return output
 
@@ -123,9 +151,44 @@ class Replica:
             named = re.search(r"^Volenti on (\S+)\n", printed, re.MULTILINE)
             if named is not None and _ready(named[1]):
                 self.url = named[1]
+                if self._workers == 1:
+                    self.at_start = self.inside() | {"rss": self.rss()}
                 return output.read_text()
             time.sleep(0.02)
         raise AssertionError(f"{self._name} did not become ready: {self.log.read_text()[-4000:]}")
+
+    def inside(self) -> dict[str, Any]:
+        """What the process tells of its inside just now. Only of a single process."""
+        told = self.log.with_suffix(".told")
+        told.unlink(missing_ok=True)
+        os.kill(self.pid, signal.SIGUSR1)
+        deadline = time.monotonic() + 5
+        while not told.exists():
+            assert time.monotonic() < deadline, f"{self._name} tells nothing: its event loop stands"
+            time.sleep(0.01)
+        inside: dict[str, Any] = json.loads(told.read_text())
+        return inside
+
+    def rss(self) -> int:
+        """Its resident memory in KiB."""
+        return int(re.findall(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)[0])
+
+    def assert_settled(self) -> None:
+        """Nothing of the load and of the faults is left in it: no task, no loan of a connection, nothing queued, little memory."""
+        if self._workers > 1:
+            return
+        deadline = time.monotonic() + SETTLED_SECONDS
+        while (unsettled := self._unsettled(self.inside())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not unsettled, f"{self._name}: {unsettled}"
+
+    def _unsettled(self, inside: Mapping[str, Any]) -> list[str]:
+        allowed = round(self.at_start["rss"] * RSS_GROWTH) + RSS_ALLOWANCE_KIB
+        found = [f"{role} lent {size - idle}" for role, (size, idle) in inside["pools"].items() if size != idle]
+        if inside["tasks"] > self.at_start["tasks"]:
+            found.append(f"{inside['tasks']} tasks, and {self.at_start['tasks']} at the start")
+        found += [f"{name}: {inside[name]}" for name in ("queued", "lent") if inside[name]]
+        return found + ([f"{self.rss()} KiB, more than {allowed}"] if self.rss() > allowed else [])
 
     def kill(self) -> None:
         """SIGKILL, and collect the process."""
@@ -166,7 +229,7 @@ class Replica:
 
     async def begun(self) -> None:
         """Wait until the process has begun with the start: until then the signals of a stop end any program."""
-        users = self._folder / "data" / "users.lock"
+        users = self._data / "users.lock"
         deadline = time.monotonic() + START_SECONDS
         while not _open_by(self.pid, users):
             assert self.running, self.log.read_text()
@@ -175,12 +238,12 @@ class Replica:
 
 
 def environment() -> dict[str, str]:
-    """Ours without the settings of the service, but for the choice of PostgreSQL."""
+    """Ours without the settings of the service, but for the choice of PostgreSQL and the bug that is planted."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VOLENTI_")}
     return (
         kept
-        | {name: os.environ[name] for name in ("VOLENTI_PG_BIN",) if name in os.environ}
-        | {"VOLENTI_LOG_LEVEL": "warning"}
+        | {name: os.environ[name] for name in ("VOLENTI_PG_BIN", "VOLENTI_TEST_BREAK") if name in os.environ}
+        | {"VOLENTI_LOG_LEVEL": "warning", "PYTHONPATH": str(Path(__file__).parents[1])}
     )
 
 
@@ -227,10 +290,20 @@ def _ready(url: str) -> bool:
 class Deployment:
     """A data directory with a workspace, the replicas that serve it, and a credential."""
 
-    def __init__(self, folder: Path, *, replicas: int, workers: int) -> None:
-        self._folder = folder
-        self.data = folder / "data"
-        self.replicas = [Replica(folder, f"replica{number}", workers=workers) for number in range(replicas)]
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        replicas: int,
+        workers: int = 1,
+        data: Path | None = None,
+        settings: Mapping[str, str] = {},
+    ) -> None:
+        self.data = folder / "data" if data is None else data
+        self.replicas = [
+            Replica(folder, f"replica{number}", data=self.data, workers=workers, settings=settings)
+            for number in range(replicas)
+        ]
         self.secret = ""
 
     @property
@@ -287,7 +360,7 @@ class Deployment:
                 pid = int((self.data / "postgresql" / "postmaster.pid").read_text().split("\n", 1)[0])
             except (OSError, ValueError):  # it is being written
                 continue
-            if _alive(pid) and f"{self.data}/postgresql" in _command(pid) and "volenti\0serve" not in _command(pid):
+            if _alive(pid) and f"{self.data}/postgresql" in _command(pid) and "\0serve\0" not in _command(pid):
                 os.kill(pid, number)
                 return pid
             time.sleep(0.01)
@@ -301,6 +374,18 @@ class Deployment:
         finally:
             await connection.close()
         return [row[0] for row in rows]
+
+    async def use_up_the_log(self) -> None:
+        """Have PostgreSQL begin new files of its write-ahead log until it finds no room for one more."""
+        connection = await asyncpg.connect(self.database_url())
+        with suppress(*LOST):
+            for _ in range(100):  # some lie there ready to be used again
+                await connection.execute(
+                    "SELECT pg_logical_emit_message(false, 'test', 'a file is begun only after a record')"
+                )
+                await connection.execute("SELECT pg_switch_wal()")
+            await connection.close()
+            raise AssertionError("the log has room for a hundred files more")
 
     def kill_both(self) -> None:
         """SIGKILL the postmaster and the service."""
@@ -324,10 +409,13 @@ class Deployment:
         return Embedded(self.data.resolve(), binaries, start_timeout_seconds=1, report=lambda line: None)
 
     async def ledger(self) -> list[str | None]:
-        """The entry id at each index, read past the service."""
+        """The entry id at each index of the log that the load writes to, read past the service."""
         connection = await asyncpg.connect(self.database_url())
         try:
-            rows = await connection.fetch("SELECT idx, entry_id FROM volenti.ledger_entry ORDER BY idx")
+            rows = await connection.fetch(
+                "SELECT idx, entry_id FROM volenti.ledger_entry JOIN volenti.ledger_log USING (workspace_id, log_id)"
+                " WHERE origin = 'localhost/demo' ORDER BY idx"
+            )
         finally:
             await connection.close()
         at = {row[0]: str(row[1]) for row in rows}
@@ -347,13 +435,43 @@ class Deployment:
             check=False,
         )
 
+    @asynccontextmanager
+    async def services(self) -> AsyncIterator[Services]:
+        """The same database and keys in the test's own process, as one more writer that signs nothing by itself."""
+        async with opened(Settings(data_dir=str(self.data), log_level="error"), self._embedded().url) as services:
+            yield services
+
     async def audit(self) -> None:
         """Every entry, tile, head and checkpoint verifies, and every state equals the fold of its entries."""
-        settings = Settings(data_dir=str(self.data), log_level="error")
-        async with opened(settings, self._embedded().url) as services:
+        async with self.services() as services:
             verified, rebuilt = await verify(services), await rebuild(services)
         assert [finding for report in verified for finding in report.findings] == []
         assert [finding for result in rebuilt for finding in result.findings] == []
+
+    async def settled(self) -> None:
+        """Every fault leaves the service as it was: no open transaction in the database, nothing left within the replicas."""
+        connection = await asyncpg.connect(self.database_url())
+        try:
+            deadline = time.monotonic() + SETTLED_SECONDS
+            while await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'volenti_%' AND state LIKE 'idle in transaction%'"
+            ):
+                assert time.monotonic() < deadline, "a transaction is left open"
+                await asyncio.sleep(0.02)
+        finally:
+            await connection.close()
+        for replica in self.replicas:
+            if replica.running:
+                await asyncio.to_thread(replica.assert_settled)
+
+    def grown(self) -> str:
+        """How the memory of the replicas has grown since they were ready."""
+        grown = [
+            f"{replica.rss() / replica.at_start['rss'] - 1:+.0%}"
+            for replica in self.replicas
+            if replica.running and replica.at_start
+        ]
+        return f"memory {', '.join(grown)}"
 
     async def audit_by_command(self) -> None:
         """`volenti audit verify` and `volenti audit rebuild`, as an operator runs them, find nothing."""
@@ -369,10 +487,21 @@ class Deployment:
 
 
 @contextmanager
-def deployed(*, replicas: int = 1, workers: int = 1) -> Iterator[Deployment]:
-    """Running replicas on a new data directory with a workspace; nothing of them is left afterwards."""
+def deployed(
+    *,
+    replicas: int = 1,
+    workers: int = 1,
+    data: Path | None = None,
+    settings: Mapping[str, str] = {},
+    arrange: Callable[[Deployment], None] = lambda deployment: None,
+) -> Iterator[Deployment]:
+    """Running replicas on a new data directory with a workspace; nothing of them is left afterwards.
+
+    `data` names the directory, `settings` are the replicas' environment, and `arrange` changes them before they start.
+    """
     with tempfile.TemporaryDirectory(prefix="volenti-fault-") as name:
-        deployment = Deployment(Path(name), replicas=replicas, workers=workers)
+        deployment = Deployment(Path(name), replicas=replicas, workers=workers, data=data, settings=settings)
+        arrange(deployment)
         try:
             deployment.begin()
             yield deployment
@@ -404,11 +533,22 @@ class Choice:
         return "withdraw" if self.offer is None else "grant"
 
 
+@dataclass(frozen=True)
+class Answered:
+    """One attempt and its answer, whatever that was."""
+
+    replica: Replica
+    path: str
+    begun: float
+    took: float
+    status: int
+
+
 class Client:
     """One credential's requests, to any replica."""
 
-    def __init__(self, deployment: Deployment, *, connections: int = 32) -> None:
-        self._headers = {"authorization": f"Bearer {deployment.secret}", "content-type": "application/json"}
+    def __init__(self, deployment: Deployment, *, connections: int = 32, secret: str | None = None) -> None:
+        self._headers = {"authorization": f"Bearer {secret or deployment.secret}", "content-type": "application/json"}
         limits = httpx.Limits(max_connections=connections)
         self._http = httpx.AsyncClient(timeout=REQUEST_SECONDS, limits=limits, trust_env=False)
 
@@ -478,7 +618,7 @@ async def choices(client: Client, deployment: Deployment, dice: random.Random, p
 class Load(AbstractAsyncContextManager["Load"]):
     """Writers that send each choice with a key of its own until it is acknowledged, and a reader that asks meanwhile.
 
-    Leaving the block starts no more writes and waits for those under way. With `again=False` a writer stops at its first
+    Without `grants` they only withdraw. Leaving the block starts no more writes and waits for those under way. With `again=False` a writer stops at its first
     write that gets no answer, so that what it wrote without being told shows up in the ledger.
     """
 
@@ -490,17 +630,20 @@ class Load(AbstractAsyncContextManager["Load"]):
         writers: int = 8,
         people: Sequence[str] = PEOPLE,
         again: bool = True,
+        grants: bool = True,
     ) -> None:
         self.deployment, self.client = deployment, Client(deployment)
         self.writes: list[Write] = []
         self.reads: list[Read] = []
         self.wrong: list[str] = []
         """What no fault excuses: another status than 201 and 503, a 503 that is no problem document, a write that never got through."""
+        self.answered: list[Answered] = []
         self.broken = self.refused = self.before = 0
         """Attempts without an answer, attempts answered 503, and the size of the ledger when the load began."""
         run = f"{dice.randrange(2**32):08x}"
         self._run = run
         self._people, self._again, self._stopping = [f"{person}_{run}" for person in people], again, False
+        self._offering = 3 if grants else 0
         self._choices: dict[str, Choice] = {}
         self._offers: deque[Offer] = deque()
         self._dice = [random.Random(dice.random()) for _ in range(writers + 1)]
@@ -511,7 +654,7 @@ class Load(AbstractAsyncContextManager["Load"]):
         self.before = len(await self.deployment.ledger())
         reader, *writers = self._dice
         self._tasks = [asyncio.create_task(self._read_on(reader))]
-        self._tasks += [asyncio.create_task(self._offer_on()) for _ in range(3)]
+        self._tasks += [asyncio.create_task(self._offer_on()) for _ in range(self._offering)]
         self._tasks += [asyncio.create_task(self._write_on(f"w{number}", dice)) for number, dice in enumerate(writers)]
         return self
 
@@ -542,6 +685,13 @@ class Load(AbstractAsyncContextManager["Load"]):
             await asyncio.sleep(0.01)
         return time.monotonic() - begun
 
+    async def refuses(self, more: int, *, seconds: float) -> None:
+        """Wait until so many further attempts are refused. Fails after `seconds`."""
+        begun, goal = time.monotonic(), self.refused + more
+        while self.refused < goal:
+            assert time.monotonic() - begun < seconds, f"{self.refused} of {goal} were refused: the fault is none"
+            await asyncio.sleep(0.01)
+
     async def assert_sound(self, *, replay: bool = True) -> None:
         """All that must hold after a run. Needs a running replica."""
         try:
@@ -553,6 +703,8 @@ class Load(AbstractAsyncContextManager["Load"]):
     async def _assert_sound(self, replay: bool) -> None:
         assert not self.wrong, self.wrong[:5]
         assert self.writes, "the load wrote nothing"
+        late = [one for one in self.answered if one.took > ANSWER_SECONDS[one.path]]
+        assert late == [], f"{len(late)} attempts were answered too late"
         told = len(self.writes)
         async with Client(self.deployment) as client:
             if replay:
@@ -567,9 +719,11 @@ class Load(AbstractAsyncContextManager["Load"]):
         found = faults(ledger, self.writes, self.reads, before=self.before)
         assert found == [], f"{len(found)} faults in {told} writes and {len(self.reads)} reads"
         await self.deployment.audit()
+        await self.deployment.settled()
         print(
             f"{told} acknowledged, {self.broken} attempts unanswered, {self.refused} answered 503,"
-            f" {len(self.reads)} checks, {len(ledger)} entries"
+            f" {len(self.reads)} checks, {len(ledger)} entries; the slowest write {self.slowest('/v1/consents'):.1f} s,"
+            f" check {self.slowest('/v1/check'):.1f} s; {self.deployment.grown()}"
         )
 
     async def _replay(self, client: Client, write: Write) -> None:
@@ -594,13 +748,24 @@ class Load(AbstractAsyncContextManager["Load"]):
                 return
             await asyncio.sleep(dice.uniform(0, 0.01))
 
-    async def _write(self, choice: Choice, dice: random.Random) -> bool:
+    async def withdraw(self, person: str, replica: Replica) -> bool:
+        """A withdrawal besides those of the writers, sent to one replica until it is acknowledged."""
+        return await self._write(Choice(f"{self._run}-{person}", person, None), self._pick, replica)
+
+    def slowest(self, path: str) -> float:
+        """The seconds that the slowest attempt took to be answered."""
+        return max((one.took for one in self.answered if one.path == path), default=0.0)
+
+    async def _write(self, choice: Choice, dice: random.Random, replica: Replica | None = None) -> bool:
         """Send until acknowledged; False if the writer is to stop."""
         started = time.monotonic()
         self._choices[choice.key] = choice
         while time.monotonic() - started < SETTLE_SECONDS:
+            asked, begun = replica or self._replica(dice), time.monotonic()
             try:
-                answer = await self.client.record(self._replica(dice), choice)
+                answer = await self.client.record(asked, choice)
+                took = time.monotonic() - begun
+                self.answered.append(Answered(asked, "/v1/consents", begun, took, answer.status_code))
             except httpx.TransportError:
                 self.broken += 1
                 if not self._again:
@@ -656,6 +821,7 @@ class Load(AbstractAsyncContextManager["Load"]):
         started = time.monotonic()
         answer = await client.check(replica, person)
         ended = time.monotonic()
+        self.answered.append(Answered(replica, "/v1/check", started, ended - started, answer.status_code))
         body = msgspec.json.decode(answer.content)
         if answer.status_code == 503:
             self.refused += 1

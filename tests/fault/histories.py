@@ -6,9 +6,12 @@ there, so that its effect lies within; two writes are ordered when one ended bef
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
@@ -133,28 +136,46 @@ def ordered_pairs(writes: Iterable[Write]) -> int:
 
 
 def stale(writes: Iterable[Write], reads: Iterable[Read]) -> list[str]:
-    """Reads of a value that nobody had written yet, or that was overwritten for certain before the read started."""
-    by_person: dict[str, list[Write]] = defaultdict(list)
-    for write in _once(writes):
+    """Reads that do not fit a register: each person has one value at a time, which changes in the order of the ledger.
+
+    A read must show a value that was in force at some instant within it, and none older than what was acknowledged or
+    read before it started. Takes the oldest value that fits, which leaves the most room for later reads; so a fault is one
+    in every order.
+    """
+    sequences: dict[str, list[Write]] = defaultdict(list)
+    for write in sorted(_once(writes), key=lambda write: write.first_index):
         if write.applied:
-            by_person[write.person].append(write)
-    return [
-        f"{read.person}: {read.value} was read, which was not in force then"
-        for read in reads
-        if not _possible(read, by_person[read.person])
-    ]
+            sequences[write.person].append(write)
+    by_person: dict[str, list[Read]] = defaultdict(list)
+    for read in sorted(reads, key=lambda read: read.started):
+        by_person[read.person].append(read)
+    return [fault for person, own in by_person.items() for fault in _misread(sequences[person], own)]
 
 
 UNKNOWN = ""
 """The value of a person before the first write."""
 
 
-def _possible(read: Read, writes: Sequence[Write]) -> bool:
-    others = [write for write in writes if write.value != read.value and write.ended < read.started]
-    if read.value == UNKNOWN:
-        return not others
-    latest = max((write.started for write in others), default=float("-inf"))
-    return any(write.value == read.value and write.started < read.ended and write.ended >= latest for write in writes)
+def _misread(writes: Sequence[Write], reads: Sequence[Read]) -> Iterator[str]:
+    """`writes` in the order of the ledger, `reads` in that of their starts; a place counts the writes that were seen."""
+    values = [UNKNOWN, *(write.value for write in writes)]
+    begun = [
+        float("-inf"),
+        *accumulate((write.started for write in writes), max),
+    ]  # nothing is there before its forerunners
+    ended = sorted((write.ended, place) for place, write in enumerate(writes, 1))
+    seen: list[tuple[float, int]] = []
+    certain = 0
+    for read in reads:
+        for past in (ended, seen):
+            while past and past[0][0] < read.started:
+                certain = max(certain, heappop(past)[1])
+        there = bisect_left(begun, read.ended)
+        place = next((place for place in range(certain, there) if values[place] == read.value), None)
+        if place is None:
+            yield f"{read.person}: {read.value or 'nothing'} was read, which was not in force then"
+        else:
+            heappush(seen, (read.ended, place))
 
 
 def _once(writes: Iterable[Write]) -> list[Write]:

@@ -1,11 +1,13 @@
 """Planted bugs: each is a patch that a test puts on the package from outside, to prove that the suite catches it.
 
-The shipped package has no switch for any of them. A patch is applied within `planted(name)`, in the test's own process.
+The shipped package has no switch for any of them. A patch is applied within `planted(name)`, in the test's own process,
+and by the launcher of `fault/observed.py` in the services that a test starts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -13,11 +15,20 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from volenti.api import endpoint
 from volenti.core import consent
-from volenti.core.ledger import merkle, tile
+from volenti.core.ledger import checkpoint, merkle, tile
+from volenti.core.ledger.checkpoint import TreeHead
+from volenti.core.ledger.merkle import TreeSize
+from volenti.core.policy.compile import CompiledPolicy
+from volenti.flows import keep_anchor, manage_credentials, record_consents, recover, sign_checkpoint
+from volenti.flows.administer import Change
+from volenti.flows.keep_anchor import Agrees
+from volenti.flows.services import Services
 from volenti.store import appender as appending
-from volenti.store import journal, ledger, schema
+from volenti.store import database, journal, ledger, schema
 from volenti.store.appender import Appended, Appender, Outcome
+from volenti.store.data_subjects import Ground
 from volenti.store.ledger import Item
 
 
@@ -84,6 +95,83 @@ def missing_tile_shortens(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tile, "nodes_from", lambda tiles, nodes: {})
 
 
+def sign_in_transaction(patch: pytest.MonkeyPatch) -> None:
+    """The head of an administrative change is signed before the change is committed."""
+    recorded = Change.record
+
+    async def record(self: Change, *arguments: Any, **options: Any) -> None:
+        await recorded(self, *arguments, **options)
+        head = await ledger.head(self.connection, self.workspace_id)
+        text = checkpoint.render(TreeHead(head.origin, TreeSize(head.size), head.root))
+        await self.services.signer.sign(text.encode())
+
+    patch.setattr(Change, "record", record)
+
+
+def sign_in_the_past(patch: pytest.MonkeyPatch) -> None:
+    """A clock that stands before the newest checkpoint is no reason not to sign."""
+    patch.setattr(sign_checkpoint, "milliseconds", lambda at: 0)
+
+
+def anchor_ignored(patch: pytest.MonkeyPatch) -> None:
+    """Whatever the database holds agrees with what is anchored."""
+
+    async def examine(services: Any, connection: Any, anchored: str | None, head: Any, lines: Any = ()) -> Agrees:
+        return Agrees(anchored)
+
+    for module in (keep_anchor, sign_checkpoint, recover):
+        patch.setattr(module, "examine", examine)
+
+
+def repeat_not_journaled(patch: pytest.MonkeyPatch) -> None:
+    """A retry is answered although a crash came between the commit and the journal, and the journal never gets the line."""
+
+    async def journal_again(*_: Any) -> None:
+        pass
+
+    patch.setattr(record_consents, "_journal_again", journal_again)
+
+
+def journal_interleaved(patch: pytest.MonkeyPatch) -> None:
+    """A write into the journal does not wait for the one before."""
+    patch.setattr(journal, "ThreadPoolExecutor", lambda _, name: ThreadPoolExecutor(8, name))
+
+
+def credential_never_reread(patch: pytest.MonkeyPatch) -> None:
+    """Memory tells who calls, whatever the age of what it knows."""
+    patch.setattr(
+        manage_credentials, "CACHED_SECONDS", 30.0
+    )  # not for ever: what was never read is as old as the machine
+
+
+def cache_key_missing_field(patch: pytest.MonkeyPatch) -> None:
+    """The compiled policy is kept by workspace, and not by version."""
+    read = Services.policy
+    first: dict[UUID, CompiledPolicy] = {}
+
+    async def of_any_version(self: Services, workspace_id: UUID, ground: Ground) -> CompiledPolicy | None:
+        if workspace_id not in first and (policy := await read(self, workspace_id, ground)) is not None:
+            first[workspace_id] = policy
+        return first.get(workspace_id)
+
+    patch.setattr(Services, "policy", of_any_version)
+
+
+def rollback_waits(patch: pytest.MonkeyPatch) -> None:
+    """A transaction is rolled back over a connection that no longer answers."""
+    patch.setattr(database, "_outcome_unknown", lambda error: False)
+
+
+def caller_waits(patch: pytest.MonkeyPatch) -> None:
+    """Finding out who calls takes as long as the database does."""
+    patch.setattr(endpoint, "CALLER_SECONDS", None)
+
+
+def dead_peer_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """Sockets stay as asyncpg leaves them: a peer that is silently gone is never missed."""
+    patch.setattr(database, "_DEAD_PEER", {})
+
+
 def _migrated(patch: pytest.MonkeyPatch, name: str, change: Callable[[str], str]) -> None:
     """Change the SQL of one migration as it is applied."""
     shipped = schema.migrations
@@ -126,8 +214,11 @@ def session_set_config(patch: pytest.MonkeyPatch) -> None:
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     mutant.__name__: mutant
     for mutant in (
-        ack_before_commit, journal_no_fsync, revision_unchecked, guard_off, permissive_wins_ties, missing_tile_shortens,
-        nextval_index, rls_off, session_set_config,
+        ack_before_commit, journal_no_fsync, revision_unchecked, guard_off, permissive_wins_ties,
+        missing_tile_shortens,
+        nextval_index, rls_off, session_set_config, sign_in_transaction, sign_in_the_past, anchor_ignored,
+        repeat_not_journaled, journal_interleaved, credential_never_reread, cache_key_missing_field, rollback_waits,
+        caller_waits, dead_peer_unnoticed,
     )
 }  # fmt: skip
 

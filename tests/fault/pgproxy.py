@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,21 +32,34 @@ Fault = Literal[
 
 _HEADER = struct.Struct("!cI")
 _PROTOCOL_3 = 196608
+_AWAITED = (b"S", b"H", b"Q")
+"""Sync, Flush, Query: after these a client waits."""
 _READY = b"Z\x00\x00\x00\x05I"
 """ReadyForQuery outside a transaction: what follows COMMIT."""
 
 
 @dataclass
 class Plan:
-    """What happens to connections of `application` (empty: all). A cut happens `times` times and then no more (-1: always)."""
+    """What happens to connections of `application` (empty: all). A cut happens `times` times and then no more (-1: always).
+
+    `latency` and `freeze_requests` hold a request back once, where the client begins to wait for its answer; a freeze is
+    a latency that is longer than anybody waits. `jitter` is added to `seconds` or taken from it, at random.
+    """
 
     fault: Fault = "none"
     application: str = ""
     statement: bytes = b"ledger_append"
     seconds: float = 0.0
+    jitter: float = 0.0
     byte_count: int = 0
+    """Of all that a connection answered, or with `appends` of the answer to an append."""
+    appends: bool = False
     times: int = -1
     hits: int = 0
+
+    async def wait(self) -> None:
+        self.hit()
+        await asyncio.sleep(max(0.0, self.seconds + random.uniform(-self.jitter, self.jitter)))
 
     def takes(self, application: str) -> bool:
         return self.fault != "none" and self.times != 0 and self.application in ("", application)
@@ -103,6 +118,7 @@ class _Connection:
         self._armed = False  # the pipeline up to the next Sync executes an append
         self._swallow = False
         self._answered = 0
+        self._appended = False  # what is answered now is an append's
 
     async def run(self) -> None:
         tasks = [asyncio.create_task(self._requests()), asyncio.create_task(self._answers())]
@@ -162,27 +178,25 @@ class _Connection:
 
     async def _forward(self, kind: bytes, message: bytes) -> bool:
         plan = self._plan
-        if plan is not None and plan.fault == "freeze_requests":
-            plan.hit()
-            await asyncio.sleep(plan.seconds)
-        if plan is not None and kind == b"S" and self._armed:
-            self._armed = False
+        if plan is not None and plan.fault in ("latency", "freeze_requests") and kind in _AWAITED:
+            await plan.wait()
+        if kind == b"S":
+            self._appended, self._armed, armed = self._armed, False, self._armed
+        if plan is not None and kind == b"S" and armed:
             if plan.fault == "cut_before_sync":
                 plan.hit()
                 return False
             if plan.fault == "cut_after_sync":
                 plan.hit()
                 self._swallow = True  # the server commits and answers; nobody hears it
-        if plan is not None and plan.fault == "latency":
-            await asyncio.sleep(plan.seconds)
         if plan is not None and plan.fault == "reset":
             plan.hit()
             return False
         if plan is not None and plan.fault == "black_hole":
             plan.hit()
             return True
-        if kind == b"S":
-            self._armed = False
+        if kind == b"S" and plan is not None and plan.appends:
+            self._answered = 0
         self.server.write(message)
         await self.server.drain()
         return True
@@ -198,11 +212,10 @@ class _Connection:
                     continue
                 plan = self._plan
                 if plan is not None and plan.fault == "freeze_answers":
-                    plan.hit()
-                    await asyncio.sleep(plan.seconds)
+                    await plan.wait()
                 if plan is not None and plan.fault == "black_hole":
                     continue
-                if plan is not None and plan.fault == "cut_after_bytes":
+                if plan is not None and plan.fault == "cut_after_bytes" and self._appended >= plan.appends:
                     left = plan.byte_count - self._answered
                     if len(data) >= left:
                         plan.hit()
@@ -224,5 +237,29 @@ async def proxied(target: Path, folder: Path) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         server.close()
-        proxy.cut_all()
-        await asyncio.sleep(0)
+        deadline = asyncio.get_running_loop().time() + 5
+        while proxy._connections and asyncio.get_running_loop().time() < deadline:
+            proxy.cut_all()
+            await asyncio.sleep(0.01)
+
+
+@contextmanager
+def proxied_aside(target: Path, folder: Path) -> Iterator[Proxy]:
+    """The same in a thread of its own, for processes that are started by a test which then blocks. Only `plan` may be set."""
+    up, stop = threading.Event(), threading.Event()
+    running: list[Proxy] = []
+
+    async def run() -> None:
+        async with proxied(target, folder) as proxy:
+            running.append(proxy)
+            up.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    try:
+        assert up.wait(10), "the proxy did not come up"
+        yield running[0]
+    finally:
+        stop.set()
+        thread.join(10)

@@ -20,7 +20,7 @@ from fault.histories import (
     unordered,
 )
 
-LEDGER = ["genesis", "a0", "a1", "b0", "c0"]
+LEDGER: list[str | None] = ["genesis", "a0", "a1", "b0", "c0"]
 A = Write("key a", "ada", "grant", 1.0, 2.0, 1, ("a0", "a1"))
 B = Write("key b", "ada", "withdraw", 3.0, 4.0, 3, ("b0",))
 C = Write("key c", "bob", "grant", 3.5, 4.5, 4, ("c0",))
@@ -90,3 +90,43 @@ def test_a_value_that_nobody_had_written_yet_is_found() -> None:
 
 def test_a_grant_that_did_not_come_into_force_must_not_be_read() -> None:
     assert len(stale([replace(A, applied=False)], [Read("ada", "grant", 3.0, 3.1)])) == 1
+
+
+def test_a_read_that_goes_back_behind_an_earlier_one_is_found_although_the_write_was_still_under_way() -> None:
+    seen, unseen = Read("ada", "withdraw", 3.1, 3.2), Read("ada", "grant", 3.3, 3.4)
+    assert stale(GOOD, [unseen, replace(seen, started=3.5, ended=3.6)]) == []
+    assert stale(GOOD, [seen, replace(unseen, started=3.15)]) == [], "they overlap: either may come first"
+    assert len(stale(GOOD, [seen, unseen])) == 1
+
+
+def test_a_value_that_came_back_without_a_write_is_found() -> None:
+    again = replace(A, key="key e", started=5.0, ended=6.0, first_index=5, entries=("e0",))
+    reads = [Read("ada", value, at, at + 0.1) for value, at in (("grant", 2.5), ("withdraw", 4.5), ("grant", 6.5))]
+    assert stale([*GOOD, again], reads) == []
+    assert len(stale(GOOD, reads)) == 1
+
+
+def test_a_write_that_another_one_stands_before_in_the_ledger_cannot_be_read_before_that_one_began() -> None:
+    first, second = replace(A, started=1.0, ended=9.0), replace(B, started=0.5, ended=9.0)
+    assert stale([first, second], [Read("ada", "withdraw", 1.1, 1.2)]) == []
+    assert len(stale([first, second], [Read("ada", "withdraw", 0.6, 0.7)])) == 1
+
+
+def test_a_read_of_one_person_says_nothing_about_another() -> None:
+    reads = [Read("bob", "grant", 4.6, 4.7), Read("ada", "withdraw", 4.8, 4.9), Read("eve", UNKNOWN, 4.8, 4.9)]
+    assert stale(GOOD, reads) == []
+    assert len(stale(GOOD, [*reads, Read("bob", UNKNOWN, 4.8, 4.9)])) == 1
+
+
+@pytest.mark.parametrize(
+    ("ledger", "writes", "reads"),
+    [
+        (LEDGER[:-1], GOOD, []),
+        (LEDGER, [*GOOD, replace(A, answer=b" ")], []),
+        (LEDGER, [A, replace(B, started=5.0, ended=6.0), C], []),
+        (LEDGER, GOOD, [Read("ada", "grant", 4.3, 4.4)]),
+    ],
+    ids=["lost", "changed", "unordered", "stale"],
+)
+def test_all_faults_are_looked_for_at_once(ledger: list[str | None], writes: list[Write], reads: list[Read]) -> None:
+    assert len(faults(ledger, writes, reads, before=1)) == 1

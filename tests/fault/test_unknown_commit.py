@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 APPENDS = int(os.environ.get("VOLENTI_FAULT_APPENDS", "60"))
 """Through each kind of cut; the long form is 1,000."""
+BRANCHES = min(100, APPENDS)
+"""How often at least a cut must have met an append before its commit, and after it, for the run to say anything."""
 
 
 @pytest.fixture
@@ -82,15 +84,27 @@ async def test_appends_that_are_cut_have_exactly_one_effect_and_one_answer(
     await record(behind, workspace, choice("grant"), (Identifier("id", "anna"),))
     begin = await size_of(behind, workspace)
     answers = []
+    hits = 0
     for number in range(APPENDS):
         retry = Retry(UUID(int=1), f"key-{number}", "POST /v1/consents", b"{}")
-        proxy.plan = Plan(fault, application="volenti_app", byte_count=200 + 37 * number % 900, times=1)
+        proxy.plan = Plan(fault, application="volenti_app", byte_count=number % 120, appends=True, times=1)
         first = await withdrawn(behind, workspace, retry)
+        hits += proxy.plan.hits
         proxy.plan = Plan()
         again = await withdrawn(behind, workspace, retry)
         assert (first.entries, first.first_index) == (again.entries, again.first_index)
         answers.append(first)
 
+    written = sum(answer.replayed for answer in answers)  # by the attempt that was cut: the next one found it there
+    print(f"{fault}: {hits} cuts in {APPENDS} appends, {written} of them after the commit")
+    assert hits >= BRANCHES
+    match fault:
+        case "cut_before_sync":
+            assert written == 0
+        case "cut_after_sync" | "cut_after_bytes":  # no byte of the answer, or some
+            assert written >= BRANCHES
+        case _:
+            pass
     assert await size_of(behind, workspace) == begin + APPENDS
     assert sorted(answer.first_index for answer in answers) == list(range(begin, begin + APPENDS))
     assert all(report.clean for report in await verify(behind, workspaces=[workspace]))
@@ -114,3 +128,24 @@ async def test_a_cut_before_the_sync_leaves_nothing_and_one_after_it_leaves_the_
     proxy.plan = Plan()
     assert isinstance(await caller, Recorded)
     assert await size_of(services, workspace) == before + 1
+
+
+async def test_a_transaction_on_a_silent_connection_ends_with_its_callers_deadline(
+    behind: Services, proxy: Proxy
+) -> None:
+    """Its ROLLBACK would wait for the answer that does not come."""
+    workspace = await create(behind, f"silent-{os.getpid()}")
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+
+    async def ask() -> None:
+        async with asyncio.timeout(0.5), behind.database.workspace("volenti_app", workspace) as connection:
+            proxy.plan = Plan("black_hole")
+            await connection.fetchval("SELECT 1")
+
+    with pytest.raises(TimeoutError):
+        await ask()
+    proxy.plan = Plan()
+
+    assert loop.time() - begun < 3
+    assert await size_of(behind, workspace) > 0

@@ -27,7 +27,7 @@ from volenti.flows.check_policy import Asked, Checked, check
 from volenti.flows.clock import StandingClock, instant
 from volenti.flows.create_workspace import create
 from volenti.flows.open_services import opened, stand_clock
-from volenti.flows.publish_policy import InForce, Publication, Rejected, TooLate, activate, publish
+from volenti.flows.publish_policy import Publication, Published, Rejected, TooLate, activate, publish
 from volenti.flows.record_consents import Recorded, Recording, record
 from volenti.flows.services import Services
 from volenti.settings import Settings
@@ -134,8 +134,8 @@ async def replicas(server: Embedded, standing: str) -> AsyncIterator[Replicas]:
         yield Replicas(one, two, await create(one, f"w-{uuid4().hex[:12]}"))
 
 
-def in_force(publication: Publication) -> InForce:
-    assert isinstance(publication, InForce), publication
+def in_force(publication: Publication) -> Published:
+    assert isinstance(publication, Published), publication
     return publication
 
 
@@ -161,6 +161,16 @@ async def test_a_version_without_a_day_decides_from_the_next_check_on_every_repl
 
     assert published.active_from == replicas.now()
     assert await replicas.versions() == (2, 2)
+
+
+async def test_of_all_who_ask_at_the_moment_of_a_change_one_compiles_and_nobody_is_denied_for_it(
+    replicas: Replicas,
+) -> None:
+    in_force(await replicas.publish(with_purposes("surveys")))
+    answers = await asyncio.gather(*(replicas.check() for _ in range(200)))
+
+    assert {answer.decision.reasons[0].reason.code for answer in answers} == {"basis.contract"}
+    assert len({id(answer.policy) for answer in answers}) == 1
 
 
 async def test_no_answer_is_valid_beyond_the_next_activation(replicas: Replicas) -> None:

@@ -19,6 +19,7 @@ from volenti.core.ledger import checkpoint, merkle, note
 from volenti.core.ledger.merkle import TreeSize
 from volenti.errors import LedgerDamaged, Unavailable
 from volenti.flows import sign_checkpoint
+from volenti.flows.administer import change
 from volenti.flows.clock import instant, wall_clock
 from volenti.flows.create_workspace import create
 from volenti.flows.open_services import opened
@@ -168,6 +169,51 @@ async def test_what_is_not_committed_is_not_signed(services: Services, superuser
 
     assert signed is not None
     assert signed.size == size
+
+
+class Watched:
+    """A signer that remembers the sizes of what it signed."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer, self.sizes = signer, set[int]()
+
+    def vkey(self, origin: str) -> str:
+        return self._signer.vkey(origin)
+
+    async def sign(self, text: bytes) -> bytes:
+        self.sizes.add(checkpoint.parse(text.decode()).size)
+        return await self._signer.sign(text)
+
+
+async def test_no_head_is_signed_before_its_entry_is_committed(services: Services, workspace: UUID) -> None:
+    signer = Watched(services.signer)
+    watched = dataclasses.replace(services, signer=signer)
+    size = await append(services, workspace)
+    with suppress(ZeroDivisionError):
+        async with change(watched, workspace) as transaction:
+            payload = {"credential": str(uuid4())}
+            await transaction.record("credential.revoked", payload, entry_id=services.new_id(), log_id=1)
+            raise ZeroDivisionError  # and so nothing of it is committed
+
+    await sign(watched, workspace)
+
+    assert signer.sizes == {size}
+
+
+async def test_nothing_is_signed_while_the_clock_stands_before_the_newest_checkpoint(
+    services: Services, superuser: Any, workspace: UUID
+) -> None:
+    early = dataclasses.replace(services, clock=lambda: wall_clock() - 3_600_000)
+    await append(services, workspace)
+    await sign(services, workspace)
+    before = await signed_sizes(superuser, workspace)
+    size = await append(services, workspace)
+
+    with pytest.raises(Unavailable, match="before the newest checkpoint"):
+        await sign(early, workspace)
+    assert await signed_sizes(superuser, workspace) == before
+    await sign(services, workspace)
+    assert await signed_sizes(superuser, workspace) == [*before, size]
 
 
 async def test_a_checkpoint_of_a_size_to_come_is_not_given(services: Services, workspace: UUID) -> None:

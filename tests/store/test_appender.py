@@ -6,8 +6,8 @@ import asyncio
 import functools
 import itertools
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
@@ -24,7 +24,7 @@ from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Recording, Retry, record
 from volenti.flows.services import Services
 from volenti.flows.verify_ledger import verify
-from volenti.store import appender, ledger
+from volenti.store import appender, journal, ledger
 from volenti.store.appender import Appended, Appender, Moved, Outcome, Repeated
 from volenti.store.embedded import Embedded
 from volenti.store.ledger import Item, PendingEntry, PendingHolder
@@ -368,7 +368,7 @@ async def test_a_request_cancelled_at_any_wait_is_recorded_once_by_its_retry(
 
     await request(next(keys))
     count = await waits_of(request(next(keys)))
-    before = len(await stored(superuser, workspace))
+    before, tasks = len(await stored(superuser, workspace)), asyncio.all_tasks()
     for number in range(count):
         key = next(keys)
         await cancelled(request(key), number, moment)
@@ -384,8 +384,124 @@ async def test_a_request_cancelled_at_any_wait_is_recorded_once_by_its_retry(
 
     assert count >= 2
     assert len(await stored(superuser, workspace)) == before + 2 * count
-    await assert_no_transaction_is_left(superuser)
+    await assert_nothing_is_left(services, superuser, tasks)
     await assert_sound(services, workspace)
+
+
+@contextmanager
+def cancelling(name: str, at: int, moment: Moment) -> Iterator[list[int]]:
+    """The next task that runs the coroutine function `name` is cancelled at its nth wait; gives the waits that tasks of it came to.
+
+    It is the service's own task, which no caller's cancellation reaches: a shutdown's does.
+    """
+    loop = asyncio.get_running_loop()
+    seen: list[int] = []
+    armed = True
+
+    def wait(number: int, awaited: Any) -> None:
+        nonlocal armed
+        seen.append(number)
+        if number == at and armed:
+            armed = False
+            task = asyncio.current_task()
+            assert task is not None
+            if moment == "after" and awaited is not None:
+                awaited.add_done_callback(lambda _: task.cancel())
+            else:
+                task.cancel()
+
+    async def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return await watched(coroutine, wait)
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        chosen = run(coroutine) if getattr(coroutine, "__qualname__", "") == name else coroutine
+        return asyncio.Task(chosen, loop=loop, **options)
+
+    loop.set_task_factory(factory)
+    try:
+        yield seen
+    finally:
+        loop.set_task_factory(None)
+
+
+async def assert_nothing_is_left(services: Services, superuser: Any, tasks: set[asyncio.Task[Any]]) -> None:
+    """No task, no connection on loan, nothing queued, no open transaction."""
+
+    async def settled() -> bool:
+        pools = services.database._pools.values()
+        return (
+            all(pool.get_idle_size() == pool.get_size() for pool in pools)
+            and services.appender._idle.qsize() == 2
+            and services.appender.queued == 0
+            and asyncio.all_tasks() <= tasks
+        )
+
+    await until(settled)
+    await assert_no_transaction_is_left(superuser)
+
+
+async def disconnect(services: Services) -> None:
+    """Let the next append and the next read begin with a new connection."""
+    for _ in range(2):
+        if (connection := services.appender._idle.get_nowait()) is not None:
+            connection.terminate()
+        services.appender._idle.put_nowait(None)
+    await (await services.database.pool("volenti_app")).expire_connections()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("connected", [True, False], ids=["connected", "connecting"])
+@pytest.mark.parametrize("name", ["Appender._drain", "StateReader._drain"])
+async def test_the_services_own_tasks_cancelled_at_any_wait_lose_nothing_and_leave_nothing(
+    services: Services, superuser: Any, workspace: UUID, name: str, connected: bool, moment: Moment
+) -> None:
+    """The path of a write below the request: the connection, the read, the batch, the statement, the journal."""
+    keys = itertools.count()
+
+    def request(key: int) -> Coroutine[Any, Any, Recording]:
+        retry = Retry(UUID(int=1), f"key {key}", "POST /v1/consents", b"{}")
+        return withdraw(services, workspace, Identifier("id", f"person {key}"), retry=retry)
+
+    for _ in range(3):  # so that every connection is there, and every statement prepared
+        await request(next(keys))
+    with cancelling(name, -1, moment) as waits:
+        if not connected:
+            await disconnect(services)
+        await request(next(keys))
+    before, tasks = len(await stored(superuser, workspace)), asyncio.all_tasks()
+    acknowledged = cut = 0
+    for number in range(len(waits)):
+        key, told = next(keys), None
+        if not connected:
+            await disconnect(services)
+        with cancelling(name, number, moment), suppress(Unavailable):
+            told = await request(key)
+        await assert_nothing_is_left(services, superuser, tasks)
+        outcome = await request(key)
+        assert isinstance(outcome, Recorded)
+        cut += told is None
+        if told is not None:
+            acknowledged += 1
+            assert isinstance(told, Recorded)
+            assert (told.entries, told.first_index) == (outcome.entries, outcome.first_index)
+        places = await stored(superuser, workspace)
+        assert [places[UUID(entry.entry)] for entry in outcome.entries] == [
+            outcome.first_index,
+            outcome.first_index + 1,
+        ]
+        assert UUID(outcome.entries[-1].entry) in {UUID(line.entry) for line in journaled(services)}
+
+    print(f"{name}: {len(waits)} waits, {cut} cancellations reached the caller, {acknowledged} did not")
+    assert len(waits) >= (1 if connected else 4)
+    assert cut, "no cancellation reached a caller"
+    assert len(await stored(superuser, workspace)) == before + 2 * len(waits)
+    await assert_sound(services, workspace)
+
+
+def journaled(services: Services) -> Iterator[journal.Line]:
+    folder = services.settings.journal_path
+    assert folder is not None
+    return journal.read(folder)
 
 
 # --- lost connections

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,38 @@ async def test_a_line_is_synced_before_the_call_returns(tmp_path: Path, monkeypa
     one.close()
 
     assert len(render(LINES[0])) in synced
+
+
+async def test_a_write_begins_only_when_the_one_before_has_ended_though_its_caller_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    under_way = most = 0
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        begun.set()
+        go_on.wait(5)
+        under_way -= 1
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    one = journal(tmp_path)
+    first = asyncio.create_task(one.write(LINES[:1]))
+    await asyncio.to_thread(begun.wait, 5)
+    first.cancel()
+    second = asyncio.create_task(one.write(LINES[1:2]))
+    await asyncio.sleep(0.1)
+    go_on.set()
+    await second
+    one.close()
+
+    assert first.cancelled()
+    assert most == 1
+    assert list(read(tmp_path)) == LINES[:2]
 
 
 @pytest.mark.parametrize("cut", range(1, len(render(LINES[3])), 17))

@@ -16,7 +16,7 @@ import pytest
 
 from volenti.core.policy.starter import starter_policy
 from volenti.flows.clock import instant, milliseconds
-from volenti.flows.publish_policy import InForce, activate, publish
+from volenti.flows.publish_policy import Published, activate, publish
 from volenti.flows.services import Services
 from volenti.store import data_subjects, policies
 from volenti.store.embedded import Embedded
@@ -120,7 +120,7 @@ async def _publish_for_tomorrow(services: Services, workspace: UUID) -> datetime
     """Publish new words as version 2; returns from when on they are in force."""
     text = starter_policy("Acme GmbH").replace("version: 1", "version: 2", 1).replace("I can stop", "I may stop")
     tomorrow = instant(services.clock()) + timedelta(days=1)
-    assert isinstance(await publish(services, workspace, text, activate_at=milliseconds(tomorrow)), InForce)
+    assert isinstance(await publish(services, workspace, text, activate_at=milliseconds(tomorrow)), Published)
     return tomorrow
 
 
@@ -140,7 +140,7 @@ async def test_a_notice_may_have_been_shown_since_a_policy_that_holds_it_came_in
 
 async def test_a_notice_whose_policy_was_called_off_was_never_shown(services: Services, workspace: UUID) -> None:
     tomorrow = await _publish_for_tomorrow(services, workspace)
-    assert isinstance(await activate(services, workspace, 1, at=milliseconds(tomorrow)), InForce)
+    assert isinstance(await activate(services, workspace, 1, at=milliseconds(tomorrow)), Published)
     async with services.database.workspace("volenti_app", workspace) as connection:
         known = await policies.notices(connection, workspace, up_to=2)
 

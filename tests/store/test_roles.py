@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import date
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,14 +16,17 @@ import pytest
 from deployments import services_on
 from volenti.core.admission import Choice, Command
 from volenti.core.data_subject import Identifier
-from volenti.errors import Unavailable
+from volenti.core.decision import Question
+from volenti.core.policy.document import Action, Channel
+from volenti.errors import Invalid, Unavailable
+from volenti.flows.check_policy import Asked, check
 from volenti.flows.clock import instant, wall_clock
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import issue
 from volenti.flows.record_consents import Retry, record
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import sign
-from volenti.store import credentials, ledger
+from volenti.store import credentials, decision_log, ledger
 from volenti.store.appender import Appended, Repeated
 from volenti.store.database import Database
 from volenti.store.embedded import Embedded
@@ -34,12 +38,14 @@ SEALED = (
     "suppression", "idempotency",
 )  # fmt: skip
 PUBLISHED = ("policy_version", "policy_activation", "notice_version", "credential")
-EVERY = (*LEDGER, "ledger_change", *SEALED, *PUBLISHED, "workspace", "deployment", "schema_migration")
+DECISIONS = ("decision_log", "decision_gap")
+OLDER = (*LEDGER, "ledger_change", *SEALED, *PUBLISHED, "workspace", "deployment", "schema_migration")
+EVERY = (*OLDER, *DECISIONS)
 
 MAY: dict[str, dict[str, tuple[str, ...]]] = {
-    "volenti_app": {"SELECT": EVERY},
+    "volenti_app": {"SELECT": EVERY, "INSERT": DECISIONS},
     "volenti_admin": {
-        "SELECT": EVERY,
+        "SELECT": OLDER,
         "INSERT": ("workspace", "deployment", *PUBLISHED),
         "UPDATE": ("workspace", "deployment", "credential"),  # of one column each, see below
     },
@@ -49,8 +55,8 @@ MAY: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "volenti_audit": {"SELECT": (*LEDGER, "ledger_change", *PUBLISHED, "workspace", "deployment", "schema_migration")},
     "volenti_eraser": {
-        "SELECT": ("idempotency", "ledger_change", "ledger_entry", "schema_migration"),
-        "DELETE": ("idempotency", "ledger_change"),
+        "SELECT": ("idempotency", "ledger_change", "ledger_entry", "decision_gap", "schema_migration"),
+        "DELETE": ("idempotency", "ledger_change", "decision_gap"),
     },
 }
 """What each role may do, on which tables. What is not here is refused."""
@@ -62,11 +68,11 @@ UPDATABLE = {
 }
 
 FUNCTIONS = {
-    "volenti_app": {"ledger_append", "find_states", "poll_heads", "find_credential"},
+    "volenti_app": {"ledger_append", "find_states", "poll_heads", "find_credential", "decision_log_prepare"},
     "volenti_admin": {"ledger_append", "ledger_open"},
     "volenti_signer": {"poll_heads", "ledger_freeze"},
     "volenti_audit": {"poll_heads"},
-    "volenti_eraser": {"poll_heads"},
+    "volenti_eraser": {"poll_heads", "decision_log_prepare", "decision_log_drop"},
 }
 """What each role may execute beside volenti.now and volenti.current_workspace."""
 
@@ -97,6 +103,12 @@ async def _filled(server: Embedded) -> UUID:
         await issue(services, workspace, component="tests", scopes=["check"])
         await record(services, workspace, command, (Identifier("id", "anna"),), retry)
         await services.appender.append(workspace, 1, ledger.Item(_entries(300)))
+        question = Question(action=Action.SEND, purpose="newsletter", channel=Channel.EMAIL)
+        await check(services, workspace, [Asked(Identifier("id", "anna"), question)])
+        services.decisions._miss(workspace, instant(wall_clock()))
+        await services.decisions.flush()
+        async with services.database.connection("volenti_app") as connection:
+            await decision_log.prepare(connection, [date(2020, 1, 1)])
         await sign(services, workspace)
     return workspace
 
@@ -168,19 +180,22 @@ async def test_every_function_with_its_owners_rights_fixes_its_search_path(super
     assert all("search_path=volenti, pg_temp" in row["proconfig"] for row in rows)
 
 
-async def test_nothing_at_run_time_is_mighty_or_owns_a_table(superuser: Any) -> None:
+async def test_nothing_at_run_time_is_mighty_or_owns_a_table(superuser: Any, filled: UUID) -> None:
     rows = await superuser.fetch("SELECT * FROM pg_roles WHERE rolname LIKE 'volenti\\_%'")
     owners = await superuser.fetch(
-        "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'volenti'::regnamespace AND relkind = 'r'"
+        "SELECT relnamespace::regnamespace::text, pg_get_userbyid(relowner), array_agg(relname::text) FROM pg_class"
+        " WHERE relnamespace IN ('volenti'::regnamespace, 'volenti_decisions'::regnamespace) AND relkind IN ('r', 'p') GROUP BY 1, 2"
     )
+    idle = ("volenti_owner", "volenti_lookup", "volenti_decisions")
 
-    assert {row["rolname"] for row in rows} >= {*ROLES, "volenti_owner", "volenti_lookup", "volenti_migrate"}
+    assert {row["rolname"] for row in rows} >= {*ROLES, *idle, "volenti_migrate"}
     mighty = ("rolsuper", "rolbypassrls", "rolcreaterole", "rolcreatedb", "rolreplication")
     assert not [(row["rolname"], right) for row in rows for right in mighty if row[right]]
-    assert not [
-        row["rolname"] for row in rows if row["rolname"] in ("volenti_owner", "volenti_lookup") and row["rolcanlogin"]
-    ]
-    assert [row[0] for row in owners] == ["volenti_owner"]
+    assert not [row["rolname"] for row in rows if row["rolname"] in idle and row["rolcanlogin"]]
+    assert {(row[0], row[1]) for row in owners} == {
+        ("volenti", "volenti_owner"), ("volenti", "volenti_decisions"), ("volenti_decisions", "volenti_decisions"),
+    }  # fmt: skip
+    assert [row[2] for row in owners if tuple(row[:2]) == ("volenti", "volenti_decisions")] == [["decision_log"]]
 
 
 FORBIDDEN = (
@@ -213,6 +228,16 @@ FORBIDDEN = (
     "SET session_replication_role = replica",
     "SET ROLE volenti_owner",
     "SET ROLE volenti_lookup",
+    "SET ROLE volenti_decisions",
+    "UPDATE decision_log SET weight = 1",
+    "DELETE FROM decision_log",
+    "TRUNCATE decision_log",
+    "DROP TABLE decision_log",
+    "UPDATE decision_gap SET number = 1",
+    "TABLE volenti_decisions.d20200101",
+    "INSERT INTO volenti_decisions.d20200101 TABLE decision_log",
+    "DROP TABLE volenti_decisions.d20200101",
+    "CREATE TABLE volenti_decisions.more (one int)",
     "ALTER ROLE CURRENT_USER BYPASSRLS",
     "GRANT volenti_owner TO CURRENT_USER",
 )  # fmt: skip
@@ -251,21 +276,27 @@ async def _scoped(superuser: Any) -> list[str]:
 
 async def test_every_table_with_a_workspace_is_under_row_level_security_also_for_its_owner(superuser: Any) -> None:
     rows = await superuser.fetch(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'volenti'::regnamespace AND relkind = 'r'"
+        "SELECT relname FROM pg_class WHERE relnamespace = 'volenti'::regnamespace AND relkind IN ('r', 'p')"
         " AND relrowsecurity AND relforcerowsecurity"
+    )
+    bare = await superuser.fetch(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'volenti_decisions'::regnamespace AND relkind = 'r'"
+        " AND NOT (relrowsecurity AND relforcerowsecurity)"
     )
 
     assert {row[0] for row in rows} == set(await _scoped(superuser))
+    assert bare == []
 
 
 @pytest.mark.parametrize("role", ["volenti_app", "volenti_admin"])
 async def test_without_a_workspace_no_row_is_visible(server: Embedded, superuser: Any, filled: UUID, role: str) -> None:
     seen = {}
     async with connected(server, role) as connection:
-        for table in await _scoped(superuser):
+        tables = [table for table in await _scoped(superuser) if table in MAY[role]["SELECT"]]
+        for table in tables:
             seen[table] = await connection.fetchval(f"SELECT count(*) FROM {table}")
         await connection.execute("SELECT set_config('app.workspace', '', false)")  # what a pooled connection keeps
-        for table in await _scoped(superuser):
+        for table in tables:
             seen[table] += await connection.fetchval(f"SELECT count(*) FROM {table}")
 
     visible = {table for table, count in seen.items() if count}
@@ -339,6 +370,32 @@ async def test_the_service_refuses_a_login_that_row_level_security_does_not_bind
             await mighty.check()
     finally:
         await mighty.close()
+
+
+async def test_a_decision_cannot_be_logged_in_another_workspace(services: Services, filled: UUID) -> None:
+    other = await create(services, f"log-{uuid4().hex[:12]}")
+    async with services.database.workspace("volenti_app", filled) as connection:
+        row = decision_log._row(await connection.fetchrow(f"SELECT {decision_log._READ} FROM decision_log"))
+    with pytest.raises(Invalid):
+        async with services.database.workspace("volenti_app", other) as connection:
+            await decision_log.insert(connection, filled, [row])
+    async with services.database.workspace("volenti_app", other) as connection:
+        await decision_log.insert(connection, other, [row])
+
+
+async def test_what_makes_and_drops_the_logs_days_can_do_nothing_else(superuser: Any) -> None:
+    owned = await superuser.fetch("SELECT proname FROM pg_proc WHERE pg_get_userbyid(proowner) = 'volenti_decisions'")
+    for table in EVERY:
+        allowed = await superuser.fetchval("SELECT has_any_column_privilege('volenti_decisions', $1, 'SELECT')", table)
+        assert allowed == (table == "decision_log")
+        for right in ("INSERT", "UPDATE", "DELETE", "TRUNCATE"):
+            allowed = await superuser.fetchval("SELECT has_table_privilege('volenti_decisions', $1, $2)", table, right)
+            assert allowed == (table == "decision_log"), (table, right)
+
+    assert {row[0] for row in owned} == {"decision_log_prepare", "decision_log_drop"}
+    assert not await superuser.fetchval("SELECT has_schema_privilege('volenti_decisions', 'volenti', 'CREATE')")
+    for role in ROLES:
+        assert not await superuser.fetchval("SELECT has_schema_privilege($1, 'volenti_decisions', 'USAGE')", role)
 
 
 async def test_all_heads_and_a_credential_are_found_without_a_workspace(services: Services, filled: UUID) -> None:

@@ -21,7 +21,17 @@ import msgspec
 import pytest
 
 from volenti.errors import Invalid, Unavailable, VolentiError
-from volenti.store import credentials, data_subjects, database, idempotency, ledger, policies, schema, workspaces
+from volenti.store import (
+    credentials,
+    data_subjects,
+    database,
+    decision_log,
+    idempotency,
+    ledger,
+    policies,
+    schema,
+    workspaces,
+)
 from volenti.store.embedded import Embedded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -271,7 +281,7 @@ async def test_versions_of_before_activations_are_in_force_since_they_were_publi
 
 # --- the store's statements
 
-ROOMS = (credentials, data_subjects, database, idempotency, ledger, policies, workspaces)
+ROOMS = (credentials, data_subjects, database, decision_log, idempotency, ledger, policies, workspaces)
 
 
 class Listening:

@@ -54,8 +54,14 @@ _INSTANTS: Final = frozenset(("at", "expires_at", "kept_until", "not_before"))
 async def check_one(call: Call) -> Reply:
     """May this be done, to this person, now?"""
     asked: CheckRequest = call.body
-    (answered,) = await check(call.services, call.workspace_id, [_asked(call, asked)], deadline_ms=_deadline(call))
-    return _reply(_answer(call.services, _seen(answered), asked))
+    (answered,) = await check(
+        call.services,
+        call.workspace_id,
+        [_asked(call, asked)],
+        component=call.caller.component,
+        deadline_ms=_deadline(call),
+    )
+    return _reply(_answer(_seen(answered), asked))
 
 
 async def check_batch(call: Call) -> Reply:
@@ -63,7 +69,11 @@ async def check_batch(call: Call) -> Reply:
     batch: CheckBatchRequest = call.body
     items = [_item(call, batch.defaults, raw) for raw in batch.items]
     questions = [item.asked for item in items if isinstance(item, _Item)]
-    answers = iter(await check(call.services, call.workspace_id, questions, deadline_ms=_deadline(call)))
+    answers = iter(
+        await check(
+            call.services, call.workspace_id, questions, component=call.caller.component, deadline_ms=_deadline(call)
+        )
+    )
     answered = []
     for item in items:
         answered.append(
@@ -78,7 +88,7 @@ async def check_batch(call: Call) -> Reply:
 
 def unreadable(context: Context) -> Reply:
     """The answer while the database cannot even tell who asks: deny, and nothing else is said."""
-    return _reply(_answer(context.services, unread(context.services, Situation(stale=True)), None))
+    return _reply(_answer(unread(context.services, Situation(stale=True)), None))
 
 
 def _reply(answer: CheckAnswer) -> Reply:
@@ -130,7 +140,7 @@ def _item(call: Call, defaults: dict[str, Any], raw: msgspec.Raw) -> _Item | _No
 
 def _item_answer(services: Services, item: _Item, answered: Answered) -> CheckItemAnswer:
     try:
-        answer = _answer(services, _seen(answered), item.wire)
+        answer = _answer(_seen(answered), item.wire)
     except Problematic as problem:
         return _refusal(services, _NoQuestion(item.key, problem))
     return CheckItemAnswer(**_members(answer), key=item.key)
@@ -141,9 +151,7 @@ def _refusal(services: Services, item: _NoQuestion) -> CheckItemAnswer:
     problem = item.problem
     said = reason("request.out_of_scope" if problem.status == 403 else "request.invalid")
     nothing = unread(services, Situation())
-    answer = _answer(
-        services, msgspec.structs.replace(nothing, decision=Deny((Given(said),), nothing.evaluated_at + 1)), None
-    )
+    answer = _answer(msgspec.structs.replace(nothing, decision=Deny((Given(said),), nothing.evaluated_at + 1)), None)
     pointer = None if problem.pointer is None else f"#{problem.pointer}"
     error = CheckItemError(status=problem.status, type=problem.type, detail=problem.detail, pointer=pointer)
     return CheckItemAnswer(**_members(answer), key=item.key, error=error)
@@ -241,7 +249,7 @@ def _moment(call: Call, asked: CheckRequest) -> Moment:
     return Moment()
 
 
-def _answer(services: Services, checked: Checked, asked: CheckRequest | None) -> CheckAnswer:
+def _answer(checked: Checked, asked: CheckRequest | None) -> CheckAnswer:
     """The answer on the wire. `asked` None: nothing is known of the question, and nothing is said of it."""
     decision, question = checked.decision, checked.question
     reasons = decision.reasons
@@ -286,7 +294,7 @@ def _answer(services: Services, checked: Checked, asked: CheckRequest | None) ->
         access_request=None,
         reservation=None,
         permit=None,
-        decision_id=f"dec_{services.new_id()}",
+        decision_id=f"dec_{checked.decision_id}",
         evaluated_at=rfc3339(checked.evaluated_at),
         trace=_trace(checked) if asked is not None and asked.detail == "explain" else msgspec.UNSET,
     )

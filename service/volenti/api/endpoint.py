@@ -24,6 +24,10 @@ Listener = Literal["internal", "admin", "public"]
 Receive = Callable[[], Awaitable[Any]]
 
 BODY_SECONDS = 10.0
+CALLER_SECONDS = 1.0
+"""How long it may take to find out who calls: then as if the database were away, which it is or as good as."""
+REQUEST_SECONDS = 15.0
+"""How long a request may take once its body is there; each route has shorter deadlines of its own, this one bounds their sum."""
 DEPTH = 32
 
 log = structlog.get_logger()
@@ -165,7 +169,7 @@ async def respond(
             return _sent(route.unreadable(context))
         raw = await _read(receive, route.limit, headers) if route.limit else b""
         body = _decode(route, raw, headers)
-        reply = await route.handler(Call(context, caller, body, path, query, headers, raw))
+        reply = await _handled(route, Call(context, caller, body, path, query, headers, raw))
         status, answered, content = _sent(reply)
     except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the caller gets a problem document
         problem = problem_of(error)
@@ -186,6 +190,19 @@ async def respond(
     return status, answered, content
 
 
+async def _handled(route: Route, call: Call) -> Reply:
+    """The route's answer. Raises Unavailable after REQUEST_SECONDS: a cancelled write goes on, and its retry finds it."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS) as deadline:
+            return await route.handler(call)
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        raise Unavailable(
+            "no answer in time; whether anything was written is unknown, a retry with the same key is safe"
+        ) from error
+
+
 def _sent(reply: Reply) -> tuple[int, dict[str, str], bytes]:
     body = reply.body
     content = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else _encode(body)
@@ -196,7 +213,11 @@ async def _authorised(route: Route, context: Context, headers: Mapping[str, str]
     if route.scope is None:
         return NOBODY
     scheme, _, secret = headers.get("authorization", "").partition(" ")
-    credential = await context.authenticator(secret.strip()) if scheme.lower() == "bearer" else None
+    try:
+        async with asyncio.timeout(CALLER_SECONDS):
+            credential = await context.authenticator(secret.strip()) if scheme.lower() == "bearer" else None
+    except TimeoutError as error:
+        raise Unavailable("who calls could not be read in time; try again") from error
     if credential is None:
         raise Problematic(401, "unauthenticated", "send a live credential: Authorization: Bearer vol_sk_…")
     if route.scope not in credential.scopes:

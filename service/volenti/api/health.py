@@ -12,6 +12,9 @@ from volenti.flows.clock import StandingClock, rfc3339
 from volenti.store import workspaces
 from volenti.store.database import translated
 
+WRITE_SKEW_MS = 30_000
+"""So far from the database's clock the append takes no entry."""
+
 
 async def healthy(_: Call) -> Reply:
     """The process answers."""
@@ -19,16 +22,26 @@ async def healthy(_: Call) -> Reply:
 
 
 async def ready(call: Call) -> Reply:
-    """The process should get requests: it is not stopping, and its database answers."""
+    """The process should get requests: it is not stopping, its database answers, and their clocks agree well enough to write."""
     reason = call.context.ready()
     if reason is None:
         try:
             await call.services.database.check()
+            reason = await _skewed(call)
         except VolentiError as error:
             reason = str(error)
     if reason is None:
         return Reply(wire.Health(status="ok"))
     return Reply(wire.Health(status="unavailable", detail=reason), status=503, headers={"retry-after": "1"})
+
+
+async def _skewed(call: Call) -> str | None:
+    """Why no write would be taken: a load balancer should not send them to a process whose clock is wrong."""
+    if isinstance(call.services.clock, StandingClock):
+        return None
+    _, theirs = await call.services.database.about()
+    apart = abs(time.milliseconds(theirs) - call.services.clock())
+    return "the clock is more than 30 s from the database's" if apart > WRITE_SKEW_MS else None
 
 
 async def move_clock(call: Call) -> Reply:

@@ -18,7 +18,7 @@ from volenti.core.reason import REASONS
 
 _STATUS = {
     200: "Done", 201: "Recorded", 400: "No JSON, or too deep", 401: "No live credential", 403: "Outside the credential's scope", 404: "Not in this workspace",
-    409: "Contradicts what is stored; nothing was changed", 410: "Its time is over", 413: "Body too large", 415: "Not application/json", 422: "Invalid; a pointer names the member",
+    409: "Contradicts what is stored; nothing was changed", 410: "Its time is over, or the person is erased", 413: "Body too large", 415: "Not application/json", 422: "Invalid; a pointer names the member",
     503: "Cannot be answered at the moment; retry", 500: "Unexpected",
 }  # fmt: skip
 

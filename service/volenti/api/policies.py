@@ -15,7 +15,7 @@ from volenti.api.problems import Problematic
 from volenti.api.values import optional_instant
 from volenti.core.policy.finding import Finding
 from volenti.flows.clock import milliseconds, rfc3339
-from volenti.flows.publish_policy import InForce, Publication, Rejected, TooLate, activate, publish
+from volenti.flows.publish_policy import Publication, Published, Rejected, TooLate, activate, publish
 from volenti.flows.record_consents import KeyMisused, revision_token
 from volenti.store import policies
 from volenti.store.database import Connection
@@ -70,7 +70,7 @@ async def _shown(call: Call, number: int) -> tuple[PolicyVersion, wire.PolicyAns
 
 async def _answered(call: Call, publication: Publication, pointer: str) -> Reply:
     match publication:
-        case InForce():
+        case Published():
             _, answer = await _shown(call, publication.version)
             answer = msgspec.structs.replace(
                 answer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from volenti.api import check, confirmation, consents, data_subjects, health, ledger, policies, schema, wire
+from volenti.api import check, confirmation, consents, data_subjects, decisions, health, ledger, policies, schema, wire
 from volenti.api.endpoint import Route
 
 CHECK_BYTES = 64 * 1024
@@ -19,6 +19,10 @@ DEADLINE = {
     "Volenti-Deadline-Ms": "how long the answer may take, 5 to 5000, 1000 if absent; past it the answer is deny system.deadline_exceeded"
 }
 AS_OF = {"as_of": "an earlier instant (RFC 3339): what was known and in force then"}
+PERIOD = {
+    "from": "an RFC 3339 instant, included; default: the beginning",
+    "to": "an RFC 3339 instant, excluded; default: no end",
+}
 PAGING = {"limit": "how many, at most 1,000", "cursor": "next_cursor of the page before"}
 
 
@@ -46,6 +50,11 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
               limit=WRITE_BYTES, request=wire.RestrictionRequest, answer=wire.RecordedAnswer, errors=(404, 409, 503), headers=RETRY),
         Route("POST", "/v1/data-subjects/lookup", data_subjects.lookup, "The id of the person that an identifier belongs to", scope="consents:read",
               limit=CHECK_BYTES, request=wire.Lookup, answer=wire.LookupAnswer, errors=(404, 503)),
+        Route("GET", "/v1/data-subjects/{id}/decisions", decisions.list_decisions, "The decisions about a person, by time", scope="decisions:read",
+              answer=decisions.DecisionList, errors=(404, 422, 503), query=PERIOD | PAGING),
+        Route("GET", "/v1/decisions/{id}", decisions.show_decision, "A logged decision", scope="decisions:read", answer=decisions.DecisionAnswer, errors=(404, 503)),
+        Route("GET", "/v1/decisions/{id}/explain", decisions.explain_decision, "A logged decision, made again from the state and by the policy of then",
+              scope="decisions:read", answer=decisions.DecisionExplanation, errors=(404, 410, 503)),
         Route("GET", "/v1/policies", policies.list_versions, "The published versions of the policy", scope="policy:read", answer=wire.PolicyList, errors=(503,)),
         Route("POST", "/v1/policies", policies.publish_version, "Publish the next version of the policy", scope="policy:write", limit=POLICY_BYTES,
               request=wire.PolicyRequest, answer=wire.PolicyAnswer, status=201, errors=(409, 503), headers=ONCE),

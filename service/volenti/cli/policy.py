@@ -17,7 +17,7 @@ from volenti.core.policy.starter import starter_policy
 from volenti.errors import Conflict, Invalid, Unavailable
 from volenti.flows.clock import rfc3339
 from volenti.flows.profiles import shipped
-from volenti.flows.publish_policy import InForce, Publication, Rejected, TooLate, activate, publish
+from volenti.flows.publish_policy import Publication, Published, Rejected, TooLate, activate, publish
 from volenti.flows.record_consents import KeyMisused
 from volenti.flows.services import Services
 
@@ -100,7 +100,7 @@ def activate_version(
 
 def _said(publication: Publication, file: Path | None = None) -> int:
     match publication:
-        case InForce():
+        case Published():
             if file is not None:
                 _show(file, publication.warnings)
             if publication.repeated:

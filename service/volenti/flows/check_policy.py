@@ -1,4 +1,4 @@
-"""Answer checks: fresh state, the policy in force, one evaluation a question."""
+"""Answer checks: fresh state, the policy in force, one evaluation a question, a row in the decision log."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from uuid import UUID
 import msgspec
 
 from volenti.core.data_subject import EMPTY, DataSubjectState, Identifier
-from volenti.core.decision import Decision, Question, Situation, evaluate
+from volenti.core.decision import Decision, Permit, Question, Situation, evaluate
 from volenti.core.policy.compile import CompiledPolicy
-from volenti.core.policy.document import Action
+from volenti.core.policy.document import Action, LogGuarantee
 from volenti.errors import LedgerDamaged, NotFound, Unavailable
-from volenti.flows.clock import boot_seconds, milliseconds
+from volenti.flows.clock import boot_seconds, instant, milliseconds, uuid7
 from volenti.flows.find_data_subject import Person, find
+from volenti.flows.log_decisions import document_of, masked, outcome_of, weight_of
 from volenti.flows.read_data_subject import state_as_of
 from volenti.flows.services import Services
+from volenti.keys.blind import decision_mac
 from volenti.store.data_subjects import Ground
+from volenti.store.decision_log import DecisionRow
 
 CLOCK_SKEW_MS = 2_000
 DEADLINE_MS = 1_000
 """How long a check may take if its caller does not say; callers say with the header Volenti-Deadline-Ms."""
+_INT4 = 2**31 - 1
 FAR_AHEAD = 1_000_000
 """A revision this far beyond the log was never given out: the token is refused instead of waited for."""
 
@@ -78,6 +82,10 @@ class Checked(msgspec.Struct, frozen=True):
     size: int
     evaluated_at: int
     staleness_ms: int
+    decision_id: UUID
+    log_id: int = 0
+    index: bytes = b""
+    """The blind index that was looked up; empty where nothing could be read."""
 
     @property
     def caller_id(self) -> str | None:
@@ -88,10 +96,30 @@ Answered: TypeAlias = Checked | UnknownRevision
 
 
 async def check(
-    services: Services, workspace_id: UUID, asked: Sequence[Asked], *, deadline_ms: int = DEADLINE_MS
+    services: Services,
+    workspace_id: UUID,
+    asked: Sequence[Asked],
+    *,
+    component: str = "",
+    deadline_ms: int = DEADLINE_MS,
 ) -> list[Answered]:
-    """Decide questions on one read, at one revision, in their order. Whatever cannot be read in time denies."""
+    """Decide questions on one read, at one revision, in their order, and log what was decided for now.
+
+    Whatever cannot be read in time denies. What was asked for another instant permits nothing now, and is not logged.
+    """
     begun = boot_seconds()
+    answers = await _answered(services, workspace_id, asked, deadline_ms, begun)
+    return [
+        _logged(services, workspace_id, component, answer, begun)
+        if isinstance(answer, Checked) and one.moment == Moment()
+        else answer
+        for one, answer in zip(asked, answers, strict=True)
+    ]
+
+
+async def _answered(
+    services: Services, workspace_id: UUID, asked: Sequence[Asked], deadline_ms: int, begun: float
+) -> list[Answered]:
     try:
         async with asyncio.timeout(deadline_ms / 1000):
             return await _check(services, workspace_id, asked, begun)
@@ -110,7 +138,7 @@ async def _check(services: Services, workspace_id: UUID, asked: Sequence[Asked],
     }
     staleness = round((boot_seconds() - begun) * 1000)
     answers: list[Answered] = []
-    for one, person in zip(asked, found.people, strict=True):
+    for one, person, index in zip(asked, found.people, found.indexes, strict=True):
         situation = _situation(ground, one.consistency, read_at)
         if situation is None:
             answers.append(UnknownRevision())
@@ -132,6 +160,9 @@ async def _check(services: Services, workspace_id: UUID, asked: Sequence[Asked],
                 size=ground.size,
                 evaluated_at=now,
                 staleness_ms=staleness,
+                decision_id=_new_id(services, now),
+                log_id=ground.log_id,
+                index=index,
             )
         )
     return answers
@@ -176,7 +207,67 @@ def unread(services: Services, situation: Situation, question: Question | None =
         size=0,
         evaluated_at=now,
         staleness_ms=0,
+        decision_id=_new_id(services, now),
     )
+
+
+def _new_id(services: Services, now: int) -> UUID:
+    """A decision's id carries the instant of the decision: so the decision log finds its day by the id."""
+    return uuid7(now, services.entropy(10))
+
+
+def _logged(services: Services, workspace_id: UUID, component: str, checked: Checked, begun: float) -> Checked:
+    """Log a decision; where there is no room for one whose purpose demands its log, the answer becomes a deny."""
+    policy, decision, question = checked.policy, checked.decision, checked.question
+    purpose = None if policy is None else policy.purposes.get(question.purpose)
+    required = purpose is not None and purpose.log_guarantee is LogGuarantee.REQUIRED
+    weight = weight_of(
+        checked.decision_id,
+        question.action,
+        permitted=isinstance(decision, Permit),
+        required=required,
+        every=services.settings.decision_sample,
+    )
+    if weight == 0:
+        return checked
+    asked, outcome = masked(question, policy), outcome_of(decision)
+    row = DecisionRow(
+        decision_id=checked.decision_id,
+        evaluated_at=instant(checked.evaluated_at),
+        component=component,
+        holder=checked.holder,
+        action=asked.action,
+        purpose=asked.purpose,
+        channel=asked.channel,
+        topic=asked.topic,
+        message_class=asked.message_class,
+        decision=outcome.decision,
+        reasons=outcome.reasons,
+        policy_version=checked.policy_version or None,
+        policy_hash=None if policy is None else policy.hash,
+        epoch=checked.epoch,
+        log_id=checked.log_id,
+        size=checked.size,
+        staleness_ms=min(checked.staleness_ms, _INT4),
+        evidence=outcome.evidence,
+        obligations_hash=outcome.obligations_hash,
+        mode="live",
+        request_hash=decision_mac(
+            services.keyring.pepper,
+            workspace_id.bytes,
+            checked.decision_id.bytes,
+            checked.index,
+            msgspec.json.encode(question, order="sorted"),
+        ),
+        took_us=min(round((boot_seconds() - begun) * 1_000_000), _INT4),
+        weight=weight,
+        question=document_of(asked),
+    )
+    if services.decisions.record(workspace_id, row) or not required:
+        return checked
+    unlogged = msgspec.structs.replace(checked.situation, unlogged=True)
+    decision = evaluate(policy, checked.state, question, checked.evaluated_at, unlogged)
+    return msgspec.structs.replace(checked, decision=decision, situation=unlogged)
 
 
 def _situation(ground: Ground, consistency: Consistency, now: int) -> Situation | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from typing import NamedTuple
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from volenti.core.policy.compile import CompiledPolicy
 
-KEPT = 512
-"""How many keys are kept; the one that was asked for least lately goes first."""
+KEPT = 256
+"""How many keys are kept, some tens of MB at most; the one that was asked for least lately goes first."""
 
 
 class Key(NamedTuple):
@@ -32,6 +34,11 @@ class CompiledPolicies:
     def __init__(self, kept: int = KEPT) -> None:
         self._size = kept
         self._kept: OrderedDict[Key, dict[int | None, tuple[int, CompiledPolicy]]] = OrderedDict()
+        self._turns: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, key: Key) -> asyncio.Lock:
+        """What to hold while compiling: at the moment of a change everybody asks at once, and one of them compiles."""
+        return self._turns.setdefault(key, asyncio.Lock())
 
     def find(self, key: Key, at_ms: int) -> CompiledPolicy | None:
         """The form that is right at the instant; None if it has to be compiled."""

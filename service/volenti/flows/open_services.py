@@ -50,7 +50,7 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
         await database.check()
         clock = await _bound_clock(database, keyring)
         await asyncio.to_thread(shipped)  # read once: no check waits for it
-        yield Services(
+        services = Services(
             database,
             appender,
             keyring,
@@ -62,6 +62,10 @@ async def opened(settings: Settings, dsn: Callable[[str], str]) -> AsyncIterator
             anchor,
             journal,
         )
+        try:
+            yield services
+        finally:
+            await services.decisions.close()
     finally:
         await appender.close()
         if journal is not None:

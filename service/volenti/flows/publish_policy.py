@@ -30,8 +30,8 @@ ACTIVATED = "policy.activated"
 PUBLISHED = "policy.published"
 
 
-class InForce(msgspec.Struct, frozen=True):
-    """Committed: from `active_from` on (milliseconds) checks decide by this version, until the next activation."""
+class Published(msgspec.Struct, frozen=True):
+    """Committed: from `active_from` on (milliseconds) checks decide by this published version, until the next activation."""
 
     version: int
     hash: bytes
@@ -56,8 +56,8 @@ class TooLate(msgspec.Struct, frozen=True):
     """The instant has passed; nothing was recorded. What was in force stays what it was."""
 
 
-Publication: TypeAlias = InForce | Rejected | TooLate | KeyMisused
-Activated: TypeAlias = InForce | TooLate | KeyMisused
+Publication: TypeAlias = Published | Rejected | TooLate | KeyMisused
+Activated: TypeAlias = Published | TooLate | KeyMisused
 
 
 async def publish(
@@ -80,7 +80,7 @@ async def publish(
         if (answered := await turn.answered()) is not None:
             return (
                 msgspec.structs.replace(answered, warnings=linted.findings)
-                if isinstance(answered, InForce)
+                if isinstance(answered, Published)
                 else answered
             )
         standing = await turn.standing()
@@ -129,7 +129,7 @@ class _Turn:
         self.transaction, self.connection = transaction, transaction.connection
         self.at, self.retry, self.late = at, retry, late
 
-    async def answered(self) -> InForce | KeyMisused | None:
+    async def answered(self) -> Published | KeyMisused | None:
         """The first answer, if the request came with an Idempotency-Key that was used before."""
         found = None if self.retry is None else await self.transaction.repeated(self.retry)
         if not isinstance(found, tuple):
@@ -154,11 +154,11 @@ class _Turn:
         *,
         warnings: Sequence[Finding] = (),
         repeated: bool = False,
-    ) -> InForce:
+    ) -> Published:
         head = await ledger.head(self.connection, self.transaction.workspace_id)
         epoch = await workspaces.epoch(self.connection)
         entry, active_from = str(activation.entry_id), milliseconds(activation.active_from)
-        return InForce(
+        return Published(
             version.version, version.hash, entry, active_from, epoch, head.size, tuple(warnings), repeated=repeated
         )
 

@@ -12,6 +12,7 @@ from volenti.core.policy.compile import CompiledPolicy, compile_policy
 from volenti.core.policy.notice import PublishedNotice, stood_on
 from volenti.flows.clock import Clock, Entropy, instant, milliseconds, uuid7
 from volenti.flows.compiled_policies import CompiledPolicies, Key
+from volenti.flows.log_decisions import DecisionLog
 from volenti.flows.profiles import profiles_of
 from volenti.keys.keyring import Keyring
 from volenti.keys.sealer import Sealer
@@ -42,12 +43,13 @@ class Services:
     journal: Journal | None = None
     _workspace_keys: dict[UUID, bytes] = field(default_factory=dict, repr=False)
     _policies: CompiledPolicies = field(default_factory=CompiledPolicies, repr=False)
-    _compiling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     reader: StateReader = field(init=False, repr=False)
+    decisions: DecisionLog = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reader", StateReader(self.database))  # of this database, whatever else is replaced
+        object.__setattr__(self, "decisions", DecisionLog(self.database, self.entropy))
 
     def new_id(self) -> UUID:
         """A fresh UUIDv7 of this instant."""
@@ -88,7 +90,7 @@ class Services:
         policy = self._policies.find(key, at_ms)
         if policy is not None:
             return policy
-        async with self._compiling:  # who comes second finds it
+        async with self._policies.turn(key):  # who comes second finds it
             policy = self._policies.find(key, at_ms)
             if policy is None:
                 async with self.database.workspace("volenti_app", key.workspace_id) as connection:

@@ -31,6 +31,14 @@ def fingerprint_mac(pepper: bytes, workspace_id: bytes, method_path: str, canoni
     return _mac(pepper, "volenti/request-fingerprint/v1", workspace_id, _utf8(method_path), canonical_body)
 
 
+def decision_mac(pepper: bytes, workspace_id: bytes, decision_id: bytes, index: bytes, question: bytes) -> bytes:
+    """Give the 32 bytes that tie a logged decision to who was asked about (a blind index) and to the whole question.
+
+    They differ by decision: without the pepper nobody tells that two were about one person.
+    """
+    return _mac(pepper, "volenti/decision/v1", workspace_id, decision_id, index, question)
+
+
 def import_entry_seed(pepper: bytes, workspace_id: bytes, source: str, row: str, event: str) -> bytes:
     """Give the 32 bytes that an imported entry's id derives from: a second run of the same rows adds nothing."""
     return _mac(pepper, "volenti/import-entry/v1", workspace_id, _utf8(source), _utf8(row), _utf8(event))

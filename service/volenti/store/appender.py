@@ -206,6 +206,7 @@ class Appender:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ANSWER_SECONDS
         pause = 0.02
+        outcome = "nothing was written"
         while True:
             connection = await self._idle.get()
             healthy = False
@@ -216,13 +217,17 @@ class Appender:
                 healthy = True
                 return results
             except (*LOST, Unavailable) as error:  # unknown, or the database is away
+                outcome = "whether it was written is unknown, a retry is safe"  # and so from now on, whatever comes
                 if loop.time() + pause > deadline or self._closed:
                     raise Unavailable(
                         "the database cannot be reached; whether the entry was written is unknown, a retry is safe"
                     ) from error
+            except asyncpg.DiskFullError as error:
+                healthy = connection is not None and not connection.is_closed()
+                raise Unavailable(f"the database's disk is full; {outcome}") from error
             except BUSY as error:
                 healthy = connection is not None and not connection.is_closed()
-                raise Unavailable(f"the ledger is busy ({type(error).__name__}); nothing was written") from error
+                raise Unavailable(f"the ledger is busy ({type(error).__name__}); {outcome}") from error
             except asyncpg.ObjectNotInPrerequisiteStateError as error:
                 healthy = True
                 raise Unavailable("the ledger does not accept entries: it is frozen or being recovered") from error
@@ -236,9 +241,7 @@ class Appender:
                 ) from error
             except asyncpg.PostgresError as error:  # no such log, a standby that takes no writes, a missing right
                 healthy = connection is not None and not connection.is_closed()
-                raise Unavailable(
-                    f"the database does not append ({type(error).__name__}); nothing was written"
-                ) from error
+                raise Unavailable(f"the database does not append ({type(error).__name__}); {outcome}") from error
             finally:
                 if connection is not None and not healthy:
                     connection.terminate()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -21,6 +23,14 @@ ACQUIRE_SECONDS = 1.0
 """How long a request waits for a connection before it is answered 503: asyncpg itself would wait for ever."""
 COMMAND_SECONDS = 7.0
 """The client's own deadline: a backend stopped by SIGSTOP never reaches its statement timeout of 5 s."""
+
+_DEAD_PEER = {
+    "TCP_KEEPIDLE": 2,
+    "TCP_KEEPINTVL": 1,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 5_000,  # ms; without it the kernel resends into a silent network for a quarter of an hour
+}
+"""How the kernel finds a peer that is silently gone, within 5 s: asyncpg leaves its sockets without any of it."""
 
 LOST = (
     asyncpg.PostgresConnectionError,
@@ -82,6 +92,24 @@ def translated(doing: str) -> Iterator[None]:
         raise LedgerDamaged(f"{doing}: the database refused a row ({type(error).__name__})") from error
 
 
+def _outcome_unknown(error: BaseException) -> bool:
+    """True if what was last sent over the connection may be done or not, or may still be under way."""
+    return isinstance(error, (asyncio.CancelledError, *LOST)) or isinstance(error.__cause__, LOST)
+
+
+async def _notice_dead_peer(connection: Connection) -> None:
+    """Have the kernel end a TCP connection whose peer no longer answers, also one that lies idle in a pool."""
+    transport = getattr(connection, "_transport", None)  # asyncpg has no public way to its socket
+    bound = None if transport is None else transport.get_extra_info("socket")
+    if bound is None or bound.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    with socket.socket(fileno=os.dup(bound.fileno())) as same:  # uvloop's own object has no setsockopt
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _DEAD_PEER.items():
+            if (option := getattr(socket, name, None)) is not None:  # not every system has all of them
+                same.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 async def _keep_session(_: Connection) -> None:
     """Skip the reset at release, a round trip a request: the service sets nothing but transaction-local settings."""
 
@@ -117,6 +145,7 @@ class Database:
                             max_size=self._sizes.get(role, 2),
                             command_timeout=COMMAND_SECONDS if role != "volenti_audit" else None,
                             statement_cache_size=self._statement_cache,
+                            init=_notice_dead_peer,
                             reset=_keep_session,
                             server_settings=self._server_settings(role),
                         )
@@ -125,13 +154,15 @@ class Database:
     async def connect(self, role: Role) -> Connection:
         """A connection of one's own, outside the pools, for a holder that keeps it: the appender."""
         with translated(f"connecting as {role}"):
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 self._dsn(role),
                 timeout=COMMAND_SECONDS,
                 command_timeout=COMMAND_SECONDS,
                 statement_cache_size=self._statement_cache,
                 server_settings=self._server_settings(role),
             )
+            await _notice_dead_peer(connection)
+            return connection
 
     @asynccontextmanager
     async def connection(self, role: Role) -> AsyncIterator[Connection]:
@@ -142,7 +173,7 @@ class Database:
             try:
                 yield connection
             except BaseException as error:
-                if isinstance(error, (asyncio.CancelledError, *LOST)) or isinstance(error.__cause__, LOST):
+                if _outcome_unknown(error):
                     connection.terminate()  # never hand one back whose last statement has an unknown outcome
                 raise
             finally:
@@ -157,11 +188,18 @@ class Database:
         async with self.connection(role) as connection:
             with translated("a transaction"):
                 isolation = {"isolation": "repeatable_read", "readonly": True} if snapshot else {}
-                async with connection.transaction(**isolation):
+                transaction = connection.transaction(**isolation)
+                await transaction.start()
+                try:
                     await connection.execute("SELECT set_config('app.workspace', $1, true)", str(workspace_id))
                     if snapshot:
                         await connection.execute("SET LOCAL statement_timeout = 0")
                     yield connection
+                except BaseException as error:
+                    if not _outcome_unknown(error):  # else a ROLLBACK would wait for the answer that did not come
+                        await transaction.rollback()
+                    raise
+                await transaction.commit()
 
     async def check(self) -> None:
         """Return if the application's role can use the database safely, else raise Unavailable with the reason.

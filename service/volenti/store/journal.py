@@ -10,6 +10,7 @@ import asyncio
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class Journal:
         self.failed = 0
         self._descriptor: int | None = None
         self._size = 0
-        self._turn = asyncio.Lock()
+        # One thread: a caller that gives up leaves its write to finish, and the next one must not come in between.
+        self._thread = ThreadPoolExecutor(1, "journal")
         self._written: set[str] = set()
 
     async def write(self, lines: Sequence[Line]) -> None:
@@ -69,21 +71,21 @@ class Journal:
         Unavailable if they are not on the disk: then the restriction must not be acknowledged. Elsewhere the failure
         is counted and logged.
         """
-        async with self._turn:
-            fresh = [line for line in lines if line.entry not in self._written]
-            if not fresh:
-                return
-            try:
-                await asyncio.shield(asyncio.to_thread(self._append, b"".join(map(render, fresh))))
-            except OSError as error:
-                self.failed += 1
-                if self._required:
-                    raise Unavailable(
-                        f"the withdrawal journal cannot be written: {error.strerror}; look at its disk"
-                    ) from error
-                log.error("journal.failed", error=type(error).__name__, count=self.failed)
-                return
-            self._remember(fresh)
+        fresh = [line for line in lines if line.entry not in self._written]
+        if not fresh:
+            return
+        data = b"".join(map(render, fresh))
+        try:
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._append, data))
+        except OSError as error:
+            self.failed += 1
+            if self._required:
+                raise Unavailable(
+                    f"the withdrawal journal cannot be written: {error.strerror}; look at its disk"
+                ) from error
+            log.error("journal.failed", error=type(error).__name__, count=self.failed)
+            return
+        self._remember(fresh)
 
     def _remember(self, lines: Sequence[Line]) -> None:
         if len(self._written) > REMEMBERED:
@@ -127,6 +129,8 @@ class Journal:
         os.close(descriptor)
 
     def close(self) -> None:
+        """Return when the writes under way have ended, also those whose caller has gone."""
+        self._thread.shutdown()
         if self._descriptor is not None:
             with suppress(OSError):  # every line is on the disk already
                 os.close(self._descriptor)

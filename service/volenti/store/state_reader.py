@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from uuid import UUID
@@ -13,6 +15,8 @@ from volenti.store import data_subjects
 from volenti.store.data_subjects import Ground, StoredState
 from volenti.store.database import Database
 
+READ_SECONDS = 2.0
+"""How long one statement may take, with a connection for it: a check waits for less, and all that came meanwhile wait behind it."""
 READ_TOGETHER = 256
 """How many callers one statement reads for at most."""
 
@@ -25,6 +29,16 @@ class _Lane:
 
     queue: deque[tuple[tuple[bytes, ...], asyncio.Future[Read]]] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """Raise Unavailable after READ_SECONDS: the next statement takes another connection, which may be a living one."""
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise Unavailable("the database does not answer in time") from error
 
 
 class StateReader:
@@ -50,9 +64,10 @@ class StateReader:
         batch: list[tuple[tuple[bytes, ...], asyncio.Future[Read]]] = []
         try:
             while lane.queue:
-                async with self._database.connection(
-                    "volenti_app"
-                ) as connection:  # given back each time: all share them
+                async with (
+                    _in_time(),
+                    self._database.connection("volenti_app") as connection,  # given back each time: all share them
+                ):
                     batch = [lane.queue.popleft() for _ in range(min(len(lane.queue), READ_TOGETHER))]
                     wanted = list({index for indexes, _ in batch for index in indexes})
                     read = await data_subjects.find(connection, workspace_id, wanted)

@@ -76,7 +76,6 @@ class _Law:
 
 
 def _overrides(policy: Policy, law: _Law) -> Iterator[Remark]:
-    used = {row for purpose in policy.purposes.values() for rows in _rows(purpose) for row in rows}
     for place, overrides in policy.overrides.items():
         for key, override in overrides.items():
             at = child(child("/overrides", place), key)
@@ -86,8 +85,21 @@ def _overrides(policy: Policy, law: _Law) -> Iterator[Remark]:
                 yield at, "error", str(error)
                 continue
             yield from _override(at, place, key, value, override, law)
-            if key.rpartition(".")[2] in ROWS and key.rpartition(".")[2] not in used:
-                yield at, "warning", "no purpose does this: the override has no effect"
+            yield from _in_vain(at, place, key, value, policy)
+
+
+def _in_vain(at: str, place: str, key: str, value: CellValue, policy: Policy) -> Iterator[Remark]:
+    row = key.rpartition(".")[2]
+    meant = [one for one in policy.purposes.values() if any(row in rows for rows in _rows(one))]
+    own = [
+        next(one.basis[place] for place in lookup_order(place) if place in one.basis)
+        for one in meant
+        if DEFAULT in one.basis
+    ]
+    if row in ROWS and not meant:
+        yield at, "warning", "no purpose does this: the override has no effect"
+    elif isinstance(value, LawfulBasis) and own and all(is_stricter(basis, value) for basis in own):
+        yield at, "warning", "has no effect: every purpose that does this has a stricter basis of its own there"
 
 
 def _override(at: str, place: str, key: str, value: CellValue, override: Override, law: _Law) -> Iterator[Remark]:
