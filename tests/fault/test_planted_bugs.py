@@ -52,7 +52,9 @@ SLOW = {"caller_waits", "dead_peer_unnoticed"}
 def test_a_planted_bug_is_caught(name: str) -> None:
     environment = {**os.environ, "VOLENTI_TEST_BREAK": name, "VOLENTI_FAULT_APPENDS": "3"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", CAUGHT_BY[name]]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600 if LONG else 180, check=False
+    )
 
     if "1 skipped" in done.stdout and os.geteuid() != 0:
         pytest.skip("what catches it needs root")
