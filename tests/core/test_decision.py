@@ -126,6 +126,80 @@ def test_a_policy_that_contradicts_itself_denies() -> None:
     assert [given.reason.code for given in decision.reasons] == ["system.evaluation_error"]
 
 
+# --- what is told with a permit -----------------------------------------------------------------------------------
+
+
+def obliged(state: DataSubjectState, question: Question) -> list[str]:
+    decision = evaluate(POLICY, state, question, NOW)
+    assert isinstance(decision, Permit), decision
+    return [one.type for one in decision.obligations]
+
+
+@pytest.mark.parametrize(
+    ("kind", "notice", "told"),
+    [
+        ("acknowledge", "nl@3", True),
+        ("acknowledge", "nl@2", True),
+        ("acknowledge", "nl@1", False),
+        ("acknowledge", None, False),
+        ("acknowledge", "ads@1", False),
+        ("grant", "nl@3", True),
+        ("confirm", "nl@3", True),
+        ("renew", "nl@3", True),
+        ("request", "nl@3", False),
+        ("invalidate", "nl@3", False),
+    ],
+)
+def test_a_notice_is_shown_until_the_person_saw_a_version_that_still_stands(
+    kind: ConsentKind, notice: str | None, told: bool
+) -> None:
+    seen = msgspec.structs.replace(GRANT, kind=kind, notice=notice, grade=0)
+    state = DataSubjectState(jurisdiction="US", consents={"proved_us": (seen,)})
+    question = Question(action=Action.USE, purpose="proved_us")
+
+    assert obliged(state, question) == ([] if told else ["show_notice"])
+    decision = evaluate(POLICY, EMPTY, msgspec.structs.replace(question, jurisdiction="US"), NOW)
+    assert isinstance(decision, Permit)
+    assert [one.properties for one in decision.obligations] == [{"notice": "nl@3"}]
+
+
+def test_an_obligation_says_what_it_takes() -> None:
+    kept = fold([entry("grant", 10, purpose="kept", notice="ads@1")])
+    retain = evaluate(POLICY, kept, Question(action=Action.RETAIN, purpose="kept"), NOW)
+    share = evaluate(POLICY, EMPTY, Question(action=Action.SHARE, purpose="partners", jurisdiction="DE"), NOW)
+
+    assert isinstance(retain, Permit)
+    assert [(one.type, one.properties, one.mandatory) for one in retain.obligations] == [
+        ("delete_by", {"at": NOW + 355 * DAY}, True)
+    ]
+    assert isinstance(share, Permit)
+    assert [one.properties for one in share.obligations] == [{"allow": ["v1", "v2"]}]
+    mail = evaluate(POLICY, having(GRANT), SEND, NOW)
+    assert isinstance(mail, Permit)
+    assert [(one.type, one.properties) for one in mail.obligations] == [
+        ("include_unsubscribe", {"text_key": "unsubscribe"})
+    ]
+
+
+def test_a_guardians_grant_ends_at_the_age_of_the_channel_that_is_asked_about() -> None:
+    policy = compiled(
+        """\
+controller: {name: Acme GmbH}
+notices: {nl: {version: 3, text: {en: {title: Newsletter, body: What is new.}}}}
+purposes: {nl: {class: marketing, actions: [send], basis: {default: consent}, channels: [email, sms], notice: nl}}
+""",
+        law=[row("FR", "age_of_consent.email_marketing", 15), row("FR", "age_of_consent.sms_marketing", 16)],
+    )
+    by_parent = msgspec.structs.replace(GRANT, actor="guardian")
+    state = DataSubjectState(jurisdiction="FR", birth_date="2011-03-01", consents={"nl": (by_parent,)})
+    codes = {
+        channel: evaluate(policy, state, msgspec.structs.replace(SEND, channel=channel), NOW).reasons[0].reason.code
+        for channel in (Channel.EMAIL, Channel.SMS)
+    }
+
+    assert codes == {Channel.EMAIL: "consent.expired", Channel.SMS: "consent.granted"}
+
+
 # --- promises for every history -----------------------------------------------------------------------------------
 
 SPAN = 730 * DAY
