@@ -175,8 +175,8 @@ def _evaluate(
     if unsound or policy is None:
         return Deny(unsound, now + 1)
     limit = now + TTL_MS.get(question.action, _DEFAULT_TTL_MS)
-    if situation.policy_until is not None and situation.policy_until > now:
-        limit = min(limit, situation.policy_until)
+    if situation.policy_until is not None:
+        limit = min(limit, max(situation.policy_until, now + 1))
     purpose = policy.purposes.get(question.purpose)
     if purpose is None:
         return Deny((Given(reason("request.purpose_unknown")),), limit)
