@@ -176,7 +176,7 @@ def _evaluate(
         return Deny(unsound, now + 1)
     limit = now + TTL_MS.get(question.action, _DEFAULT_TTL_MS)
     if situation.policy_until is not None:
-        limit = min(limit, max(situation.policy_until, now + 1))
+        limit = max(min(limit, situation.policy_until), now + 1)
     purpose = policy.purposes.get(question.purpose)
     if purpose is None:
         return Deny((Given(reason("request.purpose_unknown")),), limit)
