@@ -92,7 +92,9 @@ class House:
                 who = Identifier("email", email)
                 first, second = [
                     isinstance(answered, Checked) and isinstance(answered.decision, Permit)
-                    for answered in await check(services, workspace, [Asked(who, question) for question in questions])
+                    for answered in await check(
+                        services, workspace, [Asked(who, one) for one in questions], deadline_ms=5000
+                    )
                 ]
                 answers.append((first, second))
             return answers

@@ -329,7 +329,6 @@ def test_a_purpose_has_what_the_policy_says_of_its_data_and_relatives() -> None:
     scores = Purpose(actions=(Action.PROFILE,), basis={"default": INTEREST}, serves="p")
     document = Policy(
         controller=Controller(name="Acme GmbH"),
-        time_zone="Europe/Berlin",
         addresses=Addresses.MANAGED,
         suspend=Suspension(workspace=True, purposes=("p",), channels=(Channel.SMS,)),
         asking=Asking(cooldown="P30D", per_quarter=4),
@@ -358,7 +357,7 @@ def test_a_purpose_has_what_the_policy_says_of_its_data_and_relatives() -> None:
     assert (purpose.serves, purpose.served_by, policy.purposes["a"].serves) == (None, ("a", "z"), "p")
     assert policy.suspended == Suspended(workspace=True, purposes=frozenset({"p"}), channels=frozenset({Channel.SMS}))
     assert (policy.asking.cooldown, policy.asking.per_quarter) == (Duration(days=30), 4)
-    assert (policy.addresses, policy.time_zone, policy.changes_at_ms) == ("managed", "Europe/Berlin", None)
+    assert (policy.addresses, policy.changes_at_ms) == ("managed", None)
 
 
 def test_a_policy_that_switches_nothing_off_and_limits_nothing_says_so() -> None:
@@ -783,7 +782,6 @@ policies = st.builds(
     ),
     markets=st.lists(st.sampled_from(["DE", "US-CA", "EU"]), max_size=3, unique=True).map(tuple),
     languages=st.sampled_from([("en",), ("en", "de")]),
-    time_zone=st.sampled_from([None, "Europe/Berlin"]),
     addresses=st.sampled_from(Addresses),
     jurisdictions=st.sampled_from([None, "2026.11"]),
     overrides=st.dictionaries(

@@ -74,7 +74,7 @@ class Replicas:
         """May this be sent to this person by e-mail?"""
         question = Question(action=Action.SEND, purpose=purpose, channel=Channel.EMAIL)
         who = Identifier("id", person)
-        (answered,) = await check(services or self.one, self.workspace, [Asked(who, question)])
+        (answered,) = await check(services or self.one, self.workspace, [Asked(who, question)], deadline_ms=5000)
         assert isinstance(answered, Checked)
         return answered
 

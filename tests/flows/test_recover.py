@@ -18,7 +18,7 @@ import pytest
 from deployments import services_on
 from object_store import object_store
 from volenti.api.app import application
-from volenti.core.admission import Choice, Command
+from volenti.core.admission import Choice, Command, Restriction
 from volenti.core.consent import ConsentKind
 from volenti.core.data_subject import Identifier
 from volenti.core.decision import Decision, Deny, Question
@@ -118,8 +118,13 @@ async def choose(
     return recorded
 
 
+async def restrict(services: Services, workspace: UUID, person: str) -> None:
+    command = Command(actor="operator", component="tests", restriction=Restriction())
+    assert isinstance(await record(services, workspace, command, (Identifier("id", person),)), Recorded)
+
+
 async def decide(services: Services, workspace: UUID, person: str) -> Decision:
-    (answered,) = await check(services, workspace, [Asked(Identifier("id", person), QUESTION)])
+    (answered,) = await check(services, workspace, [Asked(Identifier("id", person), QUESTION)], deadline_ms=5000)
     assert isinstance(answered, Checked)
     return answered.decision
 
@@ -142,12 +147,14 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
         workspace = await create(services, "shop")
         await choose(services, workspace, "anna", "grant")
         await choose(services, workspace, "bela", "grant")
+        await choose(services, workspace, "dora", "grant")
         issued = await issue(services, workspace, component="mail", scopes=["check"])
         await sign(services, workspace)
     backup = await place.back_up()
     async with place.services() as services:
         await choose(services, workspace, "anna", "withdraw")
         await choose(services, workspace, "cora", "object")  # first seen after the backup
+        await restrict(services, workspace, "dora")
         await revoke(services, workspace, UUID(issued.credential_id))
         anchored = await sign(services, workspace)
         assert anchored is not None
@@ -164,10 +171,11 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
 
         (done,) = await recover(services, read_journal(services))
 
-        assert (done.how, done.origin, done.replayed, done.epoch) == ("rolled_back", "localhost/shop/2", 3, 2)
+        assert (done.how, done.origin, done.replayed, done.epoch) == ("rolled_back", "localhost/shop/2", 4, 2)
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
         assert await reason(services, workspace, "bela") == "consent.granted"
         assert await reason(services, workspace, "cora") == "objection.recorded"
+        assert await reason(services, workspace, "dora") == "data_subject.processing_restricted"
         assert await Authenticator(services)(issued.secret) is None
         assert await clean(services)
         assert await recover(services, read_journal(services)) == []

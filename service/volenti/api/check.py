@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -26,7 +27,18 @@ from volenti.api.wire import (
     CheckSignals,
     CheckTrace,
 )
-from volenti.core.decision import Deny, Given, Permit, Question, Situation, alternatives, explain, ledger_kind, remedies
+from volenti.core.decision import (
+    Deny,
+    Given,
+    Permit,
+    Question,
+    Situation,
+    Traced,
+    alternatives,
+    explain,
+    ledger_kind,
+    remedies,
+)
 from volenti.core.policy.document import Action
 from volenti.core.reason import reason
 from volenti.errors import Invalid
@@ -337,7 +349,11 @@ def _advice(checked: Checked) -> tuple[dict[str, Any], ...]:
 def _trace(checked: Checked) -> tuple[CheckTrace, ...]:
     if checked.policy is None:
         return ()
-    steps = explain(checked.policy, checked.state, checked.question, checked.evaluated_at, checked.situation)
+    return trace(explain(checked.policy, checked.state, checked.question, checked.evaluated_at, checked.situation))
+
+
+def trace(steps: Iterable[Traced]) -> tuple[CheckTrace, ...]:
+    """The steps of an evaluation as the wire has them."""
     return tuple(
         CheckTrace(step=one.step, outcome=one.outcome, reasons=one.reasons, inputs=_timed(one.inputs)) for one in steps
     )

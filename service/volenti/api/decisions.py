@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
+from volenti.api.check import trace
 from volenti.api.endpoint import Call, Reply
 from volenti.api.problems import Problematic
-from volenti.api.values import instant
-from volenti.api.wire import Answer, CheckedDataSubject, CheckedPolicy, Instant
+from volenti.api.wire import Answer, CheckedDataSubject, CheckedPolicy, CheckTrace
 from volenti.errors import NotFound
-from volenti.flows.clock import instant as instant_of
-from volenti.flows.clock import milliseconds, rfc3339
+from volenti.flows.clock import instant, milliseconds, rfc3339
 from volenti.flows.log_decisions import Outcome
 from volenti.flows.read_decisions import (
     BEGINNING,
@@ -74,12 +72,13 @@ class ReplayedDecision(Answer, frozen=True):
 
 
 class DecisionExplanation(Answer, frozen=True):
-    """`reproduced` is null where nothing was evaluated again, and `why` says why."""
+    """`reproduced` is null where nothing was evaluated again, and `why` says why; `trace` has the steps of what was."""
 
     logged: DecisionAnswer
     replayed: ReplayedDecision | None
     reproduced: bool | None
     why: str | None
+    trace: tuple[CheckTrace, ...]
 
 
 class DecisionGap(Answer, frozen=True):
@@ -116,7 +115,11 @@ async def explain_decision(call: Call) -> Reply:
             replayed = None if outcome is None else _replayed(outcome)
             return Reply(
                 DecisionExplanation(
-                    logged=logged, replayed=replayed, reproduced=explained.reproduced, why=explained.why
+                    logged=logged,
+                    replayed=replayed,
+                    reproduced=explained.reproduced,
+                    why=explained.why,
+                    trace=trace(explained.steps),
                 )
             )
 
@@ -129,8 +132,8 @@ async def list_decisions(call: Call) -> Reply:
         call.workspace_id,
         call.path["id"],
         _reach(call),
-        since=_instant(call, "from", BEGINNING),
-        until=_instant(call, "to", END),
+        since=BEGINNING if (since := call.instant("from")) is None else instant(since),
+        until=END if (until := call.instant("to")) is None else instant(until),
         after=None if cursor is None else _cursor(cursor),
         limit=call.number("limit", 100, least=1, most=1000),
     )
@@ -170,18 +173,6 @@ def _cursor(text: str) -> UUID:
     if cursor is None:
         raise Problematic(422, "invalid_query", "the query parameter cursor is the next_cursor of the page before")
     return cursor
-
-
-def _instant(call: Call, name: str, default: datetime) -> datetime:
-    text = call.query.get(name)
-    if text is None:
-        return default
-    try:
-        return instant_of(instant(msgspec.convert(text, Instant), ""))
-    except (msgspec.ValidationError, Problematic):
-        raise Problematic(
-            422, "invalid_query", f"the query parameter {name} is an RFC 3339 instant with a time zone"
-        ) from None
 
 
 def _reach(call: Call) -> Reach:

@@ -10,7 +10,8 @@ from uuid import UUID
 import msgspec
 
 from volenti.core.data_subject import EMPTY, DataSubjectState, fold
-from volenti.core.decision import Decision, evaluate
+from volenti.core.decision import Traced, evaluate
+from volenti.core.decision import explain as steps_of
 from volenti.core.reason import REASONS, Reason
 from volenti.errors import LedgerDamaged, NotFound
 from volenti.flows.clock import instant, milliseconds
@@ -56,6 +57,7 @@ class Replayed(msgspec.Struct, frozen=True):
     row: DecisionRow
     outcome: Outcome | None
     why: str | None = None
+    steps: tuple[Traced, ...] = ()
 
     @property
     def reproduced(self) -> bool | None:
@@ -148,7 +150,7 @@ async def explain(services: Services, workspace_id: UUID, row: DecisionRow) -> E
     if first.step == "system":
         return Replayed(row, None, "the system could not answer then; no rule decided, so there is none to ask again")
     if row.holder is None:
-        return Replayed(row, outcome_of(await _decide(services, workspace_id, row, EMPTY)))
+        return await _again(services, workspace_id, row, EMPTY)
     state = await _state_then(services, workspace_id, row, row.holder)
     match state:
         case None:
@@ -156,15 +158,17 @@ async def explain(services: Services, workspace_id: UUID, row: DecisionRow) -> E
         case Erased():
             return state
         case DataSubjectState():
-            return Replayed(row, outcome_of(await _decide(services, workspace_id, row, state)))
+            return await _again(services, workspace_id, row, state)
 
 
-async def _decide(services: Services, workspace_id: UUID, row: DecisionRow, state: DataSubjectState) -> Decision:
+async def _again(services: Services, workspace_id: UUID, row: DecisionRow, state: DataSubjectState) -> Replayed:
     at = milliseconds(row.evaluated_at)
     version, policy = await services.policy_in_force(workspace_id, at, at) or (None, None)
     if policy is None or (version, policy.hash) != (row.policy_version, row.policy_hash):
         raise LedgerDamaged("the policy version is not the one that the decision was made by")
-    return evaluate(policy, state, question_of(row), at)
+    question = question_of(row)
+    decision = evaluate(policy, state, question, at)
+    return Replayed(row, outcome_of(decision), steps=steps_of(policy, state, question, at))
 
 
 async def _state_then(

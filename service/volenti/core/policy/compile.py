@@ -138,7 +138,6 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     suspended: Suspended
     asking: AskingBudget
     addresses: Addresses
-    time_zone: str | None
     changes_at_ms: int | None
 
 
@@ -180,7 +179,6 @@ def compile_policy(
         ),
         asking=AskingBudget(cooldown=_optional(policy.asking.cooldown), per_quarter=policy.asking.per_quarter),
         addresses=policy.addresses,
-        time_zone=policy.time_zone,
         changes_at_ms=None if profiles is None else next_change_ms(profiles, at_ms),
     )
 

@@ -65,14 +65,6 @@ CellKey = Annotated[
         description="a key of the jurisdiction profiles such as email_marketing",
     ),
 ]
-ZoneName = Annotated[
-    str,
-    Meta(
-        max_length=64,
-        pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*(?!\n)$",
-        description="an IANA time zone such as Europe/Berlin",
-    ),
-]
 Titles = Annotated[dict[Language, Line], Meta(max_length=50, description="what people call it, by language")]
 DurationText = Annotated[
     str, Meta(pattern=DURATION_PATTERN, description="an ISO 8601 duration such as P24M, P30D or P1Y")
@@ -352,7 +344,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     languages: Annotated[
         tuple[Language, ...], Meta(min_length=1, max_length=50, description="every notice is written in each of these")
     ] = ("en",)
-    time_zone: ZoneName | None = None
     jurisdictions: ProfileVersion | None = None
     overrides: Annotated[
         dict[BasisRow, dict[CellKey, Override]],

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -323,14 +322,6 @@ def _switches(policy: Policy) -> Iterator[Remark]:
             yield child("/suspend/channels", index), "warning", f"no purpose sends by {channel.value}"
 
 
-def _time_zone(policy: Policy) -> Iterator[Remark]:
-    if policy.time_zone is not None:
-        try:
-            ZoneInfo(policy.time_zone)
-        except (ValueError, OSError, KeyError):  # KeyError: ZoneInfoNotFoundError
-            yield "/time_zone", "error", f"there is no time zone {quoted(policy.time_zone)}"
-
-
 def _time_in_force(policy: Policy) -> Iterator[Remark]:
     for at, purpose in _purposes(policy):
         start, end = purpose.active_from, purpose.retired_at
@@ -350,7 +341,6 @@ _RULES: tuple[Callable[[Policy], Iterator[Remark]], ...] = (
     _topic_parents,
     _additions,
     _switches,
-    _time_zone,
     _time_in_force,
 )
 

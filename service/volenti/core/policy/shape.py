@@ -19,7 +19,7 @@ from volenti.core.policy.finding import child, quoted
 # What the document's format knows and this version does not enforce. To accept such a member would be a promise that
 # the check does not keep, so it is refused. An entry leaves here when its member enters `document`.
 NOT_ENFORCED_MEMBERS: Mapping[type, frozenset[str]] = {
-    Policy: frozenset({"caps", "quiet_hours"}),
+    Policy: frozenset({"caps", "quiet_hours", "time_zone"}),
     Purpose: frozenset({"counts_toward_caps", "on_quiet"}),
     Topic: frozenset({"default", "always_on"}),
 }

@@ -24,7 +24,6 @@ jurisdictions: "2026.11"
 #   US: {consent_expiry: {value: P36M}}
 #   GB: {analytics: {value: opt_out, because: "statistics only, reviewed by counsel on 2026-11-02"}}
 
-# time_zone: Europe/Berlin                      # of a person whose own zone nobody knows
 # addresses: managed                            # send only to addresses that are registered; verified: and proved
 # asking: {cooldown: P30D, per_quarter: 4}      # how often a person may be asked for consent
 # suspend: {purposes: [], channels: [sms]}      # kill switches: what stands here is denied at once
