@@ -66,6 +66,11 @@ docs: $(VENV)/.dev ## write docs/jurisdictions.md and docs/reasons.md from the c
 	@$(BIN)/python -m volenti.flows.profiles docs/jurisdictions.md
 	@$(BIN)/python -m volenti.core.reason > docs/reasons.md
 
+mutants: $(VENV)/.dev ## mutation tests of the rules, and the survivors (hours; MUTANTS="volenti.core.consent*" for a part)
+	@rm -rf mutants && mkdir mutants && cp -RL service mutants/src
+	@cp -R docs jurisdictions migrations openapi tests pyproject.toml mutants
+	@cd mutants && nice ../$(BIN)/mutmut run --max-children 2 $(MUTANTS) && ../$(BIN)/mutmut results
+
 bench: $(VENV)/.dev ## the benchmarks, one JSON line each
 	@$(BIN)/python bench/append.py
 	@$(BIN)/python bench/decision_log.py
@@ -76,4 +81,4 @@ lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--extra embedded --extra s3 --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
 
-.PHONY: help demo test test-databases test-core fault soak lint types openapi docs bench lock
+.PHONY: help demo test test-databases test-core fault soak lint types openapi docs mutants bench lock

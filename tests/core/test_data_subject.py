@@ -14,7 +14,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volenti.core.consent import E2, E3, Actor, ConsentKind, settle
+from volenti.core.consent import E2, E3, Actor, ConsentEvent, ConsentKind, settle
 from volenti.core.data_subject import (
     ASKS_KEPT,
     EMPTY,
@@ -478,6 +478,20 @@ def test_a_state_reads_back_as_it_was_written(entries: list[Entry]) -> None:
     state = fold(entries)
 
     assert state == decode_state(encode_state(state))
+
+
+def test_a_state_as_the_versions_before_wrote_it_is_read() -> None:
+    grant = ["0197", "grant", 5, 6, "data_subject", ["email"], "nl@3", 2, 3, 4, None, 9]
+    written = [1, [{"type": "email", "value": "ana@example.org"}], "DE", "Europe/Berlin", "de", {"nl": [grant]}, ["aa"]]
+
+    event = ConsentEvent(
+        entry="0197", kind="grant", occurred_at=5, recorded_at=6, actor="data_subject", channels=("email",),
+        notice="nl@3", grade=2, guard=3, evidence_at=4, valid_until=9,
+    )  # fmt: skip
+    assert decode_state(msgspec.msgpack.encode(written)) == DataSubjectState(
+        identifiers=(EMAIL,), jurisdiction="DE", time_zone="Europe/Berlin", locale="de", consents={"nl": (event,)},
+        blind_indexes=("aa",),
+    )  # fmt: skip
 
 
 WRITTEN = encode_event(chosen("grant", 5, evidence=Evidence(confirmation=Act("link", 3)), source=Source("crm", "7")))
