@@ -32,6 +32,7 @@ from volenti.core.policy.terms import STRICTEST_FIRST, Qualifying, Terms, merged
 from volenti.errors import Invalid
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST_TOGETHER = 1000  # a caller may name any place: what is remembered must end somewhere
 
 _ROW_OF_CHANNEL = {
     Channel.EMAIL: "email_marketing",
@@ -55,11 +56,15 @@ _ROW_OF_ACTIVITY = {
 
 
 class TermsTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The terms by place. What stands in no row is found under its country, or is the default."""
+    """The terms by place. What stands in no row is found under its country, or is the default.
+
+    `together` remembers the terms of several places at once: `terms_for` fills it.
+    """
 
     places: dict[str, Terms]
     default: Terms
     unknown: Terms
+    together: dict[tuple[str, ...], Terms] = {}
 
 
 class Extension(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,9 +206,15 @@ def terms_for(
     table = tables.get((action, channel)) or tables[action, None]
     if not jurisdictions:
         return table.unknown
+    first = _terms_in(table, jurisdictions[0])
     if len(jurisdictions) == 1:
-        return _terms_in(table, jurisdictions[0])
-    return merged(_terms_in(table, jurisdiction) for jurisdiction in jurisdictions)
+        return first
+    together = table.together.get(jurisdictions)
+    if together is None:
+        together = merged(_terms_in(table, jurisdiction) for jurisdiction in jurisdictions)
+        if len(table.together) < _MOST_TOGETHER:
+            table.together[jurisdictions] = together
+    return together
 
 
 def in_force(purpose: CompiledPurpose, at_ms: int) -> bool:
