@@ -47,9 +47,20 @@ class Table:
         self.content: Members = yaml.safe_load((VECTORS / name).read_text(encoding="utf-8"))
         self.defaults: Members = self.content["defaults"]
         self.cases: list[Members] = self.content["cases"]
+        self._publications: dict[str, list[tuple[str, Policy]]] = {}
+
+    def policy_of(self, case: Members) -> str:
+        """What tells the policies of a case from those of others: cases with the same may share them."""
+        return json.dumps([case.get(name) for name in ("policy", "earlier", "published_at")])
 
     def publications(self, case: Members) -> list[tuple[str, Policy]]:
         """The policies that are published for a case, with their instants, oldest first: the last is what it is about."""
+        key = self.policy_of(case)
+        if key not in self._publications:
+            self._publications[key] = self._published(case)
+        return self._publications[key]
+
+    def _published(self, case: Members) -> list[tuple[str, Policy]]:
         document = patched(self.content["policy"], case.get("policy", {}))
         earlier = [*self.content.get("earlier", []), *case.get("earlier", [])]
         published = [(one["at"], parsed(_with_notice(document, one))) for one in earlier]

@@ -242,7 +242,7 @@ async def test_the_service_answers_every_case_as_the_tables_say(standing: tuple[
             plays: list[Play] = []
             for name, table in TABLES.items():
                 for case in table.cases:
-                    policy = json.dumps([name, case.get("policy"), case.get("earlier")])
+                    policy = f"{name} {table.policy_of(case)}"
                     publishes = policy not in workspaces
                     if publishes:
                         workspace = await create(services, f"w{len(workspaces)}")

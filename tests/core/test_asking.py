@@ -108,6 +108,20 @@ def test_a_lock_lies_ahead_and_is_over_at_its_instant(now: int, asked: list[int]
     assert until is None or locked_until(POLICY, later, ("nl",), until) is None
 
 
+@pytest.mark.parametrize(("refused", "locked"), [("2028-01-01T11:59:59.999Z", True), ("2028-01-01T12:00:00Z", False)])
+def test_who_refused_on_the_day_of_age_refused_as_an_adult(refused: str, locked: bool) -> None:
+    policy = compiled(
+        """\
+controller: {name: Acme GmbH}
+purposes: {nl: {actions: [use], basis: {default: legitimate_interest}}}
+""",
+        law=[row("DE", "minor_lock_age", 16)],
+    )
+    state = DataSubjectState(jurisdiction="DE", birth_date="2012-01-01", consents={"nl": (event("deny", at(refused)),)})
+
+    assert locked is (locked_until(policy, state, ("nl",), at("2028-01-01T11:00:00Z")) is not None)
+
+
 def test_the_longest_of_several_locks_binds() -> None:
     policy = compiled(
         """\

@@ -58,23 +58,36 @@ class Publisher:
             new = newly_published(policy.notices, history)
             history += tuple(msgspec.structs.replace(notice, published_at=moment) for notice in new)
             self.versions.append((at(when), policy, history))
-        self.compiled: dict[int, CompiledPolicy] = {}
+        self.compiled: list[tuple[int, int, CompiledPolicy]] = []
 
     def at(self, now: int) -> CompiledPolicy:
-        number = max((n for n, (since, *_) in enumerate(self.versions) if since <= now), default=0)
-        found = self.compiled.get(number)
-        if found is None or (found.changes_at_ms is not None and found.changes_at_ms <= now):
-            since, policy, history = self.versions[number]
-            profiles = None if policy.jurisdictions is None else SHIPPED[policy.jurisdictions]
-            found = self.compiled[number] = compile_policy(policy, history, profiles, max(since, now))
-        return found
+        version = max((n for n, (since, *_) in enumerate(self.versions) if since <= now), default=0)
+        for number, since, compiled in self.compiled:
+            if number == version and since <= now and (compiled.changes_at_ms is None or now < compiled.changes_at_ms):
+                return compiled
+        _, policy, history = self.versions[version]
+        profiles = None if policy.jurisdictions is None else SHIPPED[policy.jurisdictions]
+        fresh = compile_policy(policy, history, profiles, now)
+        self.compiled.append((version, now, fresh))
+        return fresh
+
+
+_publishers: dict[tuple[int, str], Publisher] = {}
+
+
+def publisher_of(table: Table, case: Members) -> Publisher:
+    """Cases under the same policies share the compiled ones."""
+    key = (id(table), table.policy_of(case))
+    if key not in _publishers:
+        _publishers[key] = Publisher(table.publications(case))
+    return _publishers[key]
 
 
 class Story:
     """A case as the core plays it: what was recorded by when, and the names of the entries."""
 
     def __init__(self, table: Table, case: Members) -> None:
-        self.publisher = Publisher(table.publications(case))
+        self.publisher = publisher_of(table, case)
         self.entries: list[Entry] = []
         self.names: dict[str, str] = {}
         self.to_come = list(table.events(case))

@@ -547,9 +547,13 @@ class Answered:
 class Client:
     """One credential's requests, to any replica."""
 
-    def __init__(self, deployment: Deployment, *, connections: int = 32, secret: str | None = None) -> None:
+    def __init__(
+        self, deployment: Deployment, *, connections: int = 32, secret: str | None = None, keep: bool = True
+    ) -> None:
         self._headers = {"authorization": f"Bearer {secret or deployment.secret}", "content-type": "application/json"}
-        limits = httpx.Limits(max_connections=connections)
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=None if keep else 0
+        )  # who stood still closes what was idle meanwhile, with the request in it
         self._http = httpx.AsyncClient(timeout=REQUEST_SECONDS, limits=limits, trust_env=False)
 
     async def __aenter__(self) -> Client:

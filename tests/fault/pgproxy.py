@@ -42,8 +42,8 @@ _READY = b"Z\x00\x00\x00\x05I"
 class Plan:
     """What happens to connections of `application` (empty: all). A cut happens `times` times and then no more (-1: always).
 
-    `latency` and `freeze_requests` hold a request back once, where the client begins to wait for its answer; a freeze is
-    a latency that is longer than anybody waits. `jitter` is added to `seconds` or taken from it, at random.
+    `latency` and `freeze_requests` hold a request back once, where the client begins to wait for its answer: an append is
+    executed by then, holds its lock, and is not committed. A freeze is a latency that is longer than anybody waits. `jitter` is added to `seconds` or taken from it, at random.
     """
 
     fault: Fault = "none"
@@ -56,10 +56,6 @@ class Plan:
     appends: bool = False
     times: int = -1
     hits: int = 0
-
-    async def wait(self) -> None:
-        self.hit()
-        await asyncio.sleep(max(0.0, self.seconds + random.uniform(-self.jitter, self.jitter)))
 
     def takes(self, application: str) -> bool:
         return self.fault != "none" and self.times != 0 and self.application in ("", application)
@@ -141,6 +137,14 @@ class _Connection:
     def _plan(self) -> Plan | None:
         return self.proxy.plan if self.proxy.plan.takes(self.application) else None
 
+    async def _hold(self, plan: Plan) -> None:
+        """Wait as long as the plan says, or until it is lifted. Who waited for the answer may be gone by then."""
+        plan.hit()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + max(0.0, plan.seconds + random.uniform(-plan.jitter, plan.jitter))
+        while self.proxy.plan is plan and (left := end - loop.time()) > 0:  # noqa: ASYNC110 - the plan is set by another thread
+            await asyncio.sleep(min(left, 0.05))
+
     async def _requests(self) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await self._start_up()
@@ -179,7 +183,7 @@ class _Connection:
     async def _forward(self, kind: bytes, message: bytes) -> bool:
         plan = self._plan
         if plan is not None and plan.fault in ("latency", "freeze_requests") and kind in _AWAITED:
-            await plan.wait()
+            await self._hold(plan)
         if kind == b"S":
             self._appended, self._armed, armed = self._armed, False, self._armed
         if plan is not None and kind == b"S" and armed:
@@ -212,7 +216,7 @@ class _Connection:
                     continue
                 plan = self._plan
                 if plan is not None and plan.fault == "freeze_answers":
-                    await plan.wait()
+                    await self._hold(plan)
                 if plan is not None and plan.fault == "black_hole":
                     continue
                 if plan is not None and plan.fault == "cut_after_bytes" and self._appended >= plan.appends:

@@ -73,7 +73,9 @@ def assert_caught(name: str, test: str, **environment: str) -> None:
     """Run a test under a bug, with the examples of CI; it must fail, and not for want of something."""
     told = {**os.environ, "VOLENTI_TEST_BREAK": name, "VOLENTI_MACHINE": "ci", **environment}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
-    done = subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=600 if LONG else SECONDS, check=False
+    )
 
     if "1 skipped" in done.stdout and os.geteuid() != 0:
         pytest.skip("what catches it needs root")

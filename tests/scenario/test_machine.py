@@ -449,12 +449,12 @@ class Machine(RuleBasedStateMachine):
         ago = event.occurred_at + by - self.now
         self.write(self.request(person, [Drawn(kind, event.choice.purpose, channels, ago, 0, (None, None))], how))
 
-    @rule(person=PERSON, drawn=SIMPLE_GRANT)
-    def grant_what_was_read(self, person: str, drawn: Drawn) -> None:
-        """As the sign-up form does it: shown, looked at, sent back."""
+    @rule(person=PERSON, drawn=SIMPLE_GRANT, actor=st.sampled_from(("data_subject", "operator")), confirmed=ACT)
+    def grant_what_was_read(self, person: str, drawn: Drawn, actor: str, confirmed: int | None) -> None:
+        """As the sign-up form does it, or somebody who relays it: shown, looked at, sent back."""
         self.show(preset=False)
         self.house.move_clock(2 * SECOND, self.api)
-        self.write(self.request(person, [drawn], Circumstances(offered=True)))
+        self.write(self.request(person, [drawn], Circumstances(actor, offered=True, confirmed=confirmed)))
 
     @rule(person=PERSON, drawn=SIMPLE_GRANT, refusal=RESTRICTIVE)
     def grant_and_withdraw(self, person: str, drawn: Drawn, refusal: str) -> None:
@@ -744,6 +744,10 @@ class Machine(RuleBasedStateMachine):
         self.everything_answers_as_the_model()
         self.another_workspace_saw_nothing()
         self.house.call(self._audit)
+        if self.revoked:  # an example is over sooner than a second
+            time.sleep(max(0.0, self.revoked[-1].since + REVOKED_SECONDS - time.monotonic()))
+            for one, api in itertools.product(self.revoked, self.apis):
+                self.refused(one, api)
 
     def everything_answers_as_the_model(self) -> None:
         for whom in (*PEOPLE, NOBODY):
@@ -758,6 +762,8 @@ class Machine(RuleBasedStateMachine):
             assert [one["index"] for one in choices] == [event.index for event in person.events]
             effects = [one["effect"] == "in_force" for one in choices]
             assert effects == [person.in_force(event) for event in person.events]
+            grades = [one["detail"].get("evidence_grade") for one in choices]
+            assert grades == [f"E{event.grade}" if event.permissive else None for event in person.events]
 
     def another_workspace_saw_nothing(self) -> None:
         """What is ours looks to another one as if it did not exist, and theirs is as it was."""

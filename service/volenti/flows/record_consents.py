@@ -14,7 +14,7 @@ from volenti.core.data_subject import EMPTY, RESTRICTIONS, ConsentRecorded, Data
 from volenti.core.entry import decode
 from volenti.core.ledger.merkle import leaf_hash
 from volenti.errors import LedgerDamaged, Unavailable
-from volenti.flows.clock import boot_seconds
+from volenti.flows.clock import boot_seconds, milliseconds
 from volenti.flows.find_data_subject import Found, Person, find, index_of
 from volenti.flows.seal_entries import open_entry, sealed_entries, sealed_state
 from volenti.flows.services import Services
@@ -28,6 +28,8 @@ from volenti.store.ledger import IdempotencyRow, IdentifierChange, Item, NewHold
 
 OUR_ID = "ds_"
 """How the ids begin that the service gives to people whom no caller has named."""
+APART_MS = 30_000
+"""Beyond this the append refuses what a clock says, and so does what leads to it."""
 ROUNDS = 5
 ROUNDS_SECONDS = 2.0
 """How often and how long a person who is written by others at the same moment is read again before the caller is asked to retry."""
@@ -230,6 +232,10 @@ async def _decide(
 ) -> _Decided | Refusal | IdentifierTaken:
     now = services.clock()
     found = await find(services, workspace_id, who)
+    if (
+        abs(milliseconds(found.ground.at) - now) > APART_MS
+    ):  # the append would refuse it; what its clock finds at fault is none
+        raise Unavailable("the clocks of service and database are more than 30 s apart; set them right")
     policy = await services.policy(workspace_id, found.ground)
     if policy is None:
         raise Unavailable("the workspace has no policy; publish one")

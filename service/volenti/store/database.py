@@ -97,10 +97,9 @@ def _outcome_unknown(error: BaseException) -> bool:
     return isinstance(error, (asyncio.CancelledError, *LOST)) or isinstance(error.__cause__, LOST)
 
 
-async def _notice_dead_peer(connection: Connection) -> None:
+async def _notice_dead_peer(opened: Connection) -> None:
     """Have the kernel end a TCP connection whose peer no longer answers, also one that lies idle in a pool."""
-    transport = getattr(connection, "_transport", None)  # asyncpg has no public way to its socket
-    bound = None if transport is None else transport.get_extra_info("socket")
+    bound = opened._transport.get_extra_info("socket")  # asyncpg has no public way to it
     if bound is None or bound.family not in (socket.AF_INET, socket.AF_INET6):
         return
     with socket.socket(fileno=os.dup(bound.fileno())) as same:  # uvloop's own object has no setsockopt
