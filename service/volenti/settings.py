@@ -78,8 +78,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = "localhost"
     public_base_url: Annotated[
-        str, Meta(description="how the outside reaches the service; links are built from it")
-    ] = "http://127.0.0.1:8080"
+        HttpUrl | None,
+        Meta(
+            description="how the outside reaches the service; links are built from it; default: where it listens, which is for one machine"
+        ),
+    ] = None
     confirmation_days: Annotated[
         int, Meta(ge=1, le=30, description="how long the link of a double opt-in confirms, in days")
     ] = 7
@@ -106,6 +109,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = False
 
     @property
+    def base_url(self) -> str:
+        """What links begin with."""
+        if self.public_base_url is not None:
+            return self.public_base_url.rstrip("/")
+        return f"http://{shown_host(self.host)}:{self.port if self.public_port is None else self.public_port}"
+
+    @property
     def data_path(self) -> Path:
         return Path(self.data_dir)
 
@@ -127,6 +137,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def key_path(self) -> Path:
         return Path(self.key_file) if self.key_file is not None else self.data_path / "keys.json"
+
+
+def shown_host(host: str) -> str:
+    """A host as it stands in a URL for this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - for a person to click on
 
 
 def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:

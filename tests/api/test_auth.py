@@ -62,6 +62,8 @@ class House:
     their_name: str
     decision: str
     """The id of a decision of ours that is logged."""
+    confirmation: str
+    """The token of a page that confirms a request of ours."""
 
     async def credential(self, *scopes: str, **limits: Any) -> Api:
         """Our workspace with a credential of its own."""
@@ -85,7 +87,9 @@ async def house(server: Embedded) -> AsyncIterator[House]:
             ours, theirs = [await _workspace(services, http, name) for name in names]
             decision = (await ours.check(f"cus_{names[0]}"))["decision_id"]
             await services.decisions.flush()
-            yield House(services, http, ours, theirs, names[0], names[1], decision)
+            requested = (await ours.choose("cus_asked", "request", notice="newsletter@1")).json()
+            token = requested["confirmation"]["url"].rpartition("/")[2]
+            yield House(services, http, ours, theirs, names[0], names[1], decision, token)
 
 
 async def _workspace(services: Services, http: httpx.AsyncClient, name: str) -> Api:
@@ -104,6 +108,8 @@ def request_of(route: Route, house: House) -> tuple[str, Any]:
     document = starter_policy(f"Number {next(_numbers)} GmbH")
     bodies: dict[str, Any] = {
         "/v1/check": {"data_subject": {"id": person}, "action": "send", "purpose": "newsletter", "channel": "email"},
+        "/v1/check/batch": {"items": [{"data_subject": {"id": person}, "action": "use", "purpose": "analytics"}]},
+        "/v1/data-subjects/{id}/restriction": {"restricted": False},
         "/v1/consents": {"data_subject": {"id": person}, "events": [{"kind": "withdraw", "purpose": "analytics"}], "actor": {"type": "data_subject"}},
         "/v1/offers": {"purposes": ["newsletter"], "surface": "https://shop.example/", "language": "en"},
         "/v1/data-subjects/lookup": {"identifier": {"type": "email", "value": mail}},
@@ -116,6 +122,7 @@ def request_of(route: Route, house: House) -> tuple[str, Any]:
         route.path.replace("/decisions/{id}", f"/decisions/{house.decision}")
         .replace("{id}", person)
         .replace("{version}", "1")
+        .replace("{token}", house.confirmation)
         .replace("{key}", "0")
         .replace("{log}", house.our_name)
         .replace("tile/{rest:path}", "tile/0/000.p/1")
@@ -124,6 +131,8 @@ def request_of(route: Route, house: House) -> tuple[str, Any]:
     assert "{" not in path, f"say in this test how {name_of(route)} is asked"
     if route.path == "/v1/ledger/consistency":
         path += "?from=1&to=2"
+    if route.path == "/v1/data-subjects/{id}/diff":
+        path += "?from=2026-01-01T00:00:00Z"
     return path, bodies[route.path] if route.request is not None else None
 
 
@@ -147,6 +156,8 @@ def is_problem(answer: httpx.Response, status: int) -> None:
 async def test_only_these_routes_answer_without_a_credential() -> None:
     """A route that is added to this list lets everybody in: think twice."""
     assert {name_of(route) for route in OPEN} == {
+        "GET /c/{token}",
+        "POST /c/{token}",
         "GET /.well-known/jwks.json",
         "GET /healthz",
         "GET /readyz",
@@ -433,6 +444,7 @@ class Things:
     log: str
     offer: str
     revision: str
+    decision: str
 
 
 NAMING_NOTHING = {
@@ -461,6 +473,11 @@ def naming(route: Route, it: Things) -> list[tuple[str, Any]]:
                 (path, {"data_subject": {"identifier": mail}, **question}),
                 (path, {"data_subject": anybody, **question, "consistency": at_least}),
             ]
+        case "POST /v1/check/batch", path:
+            people = ({"id": it.person}, {"identifier": mail})
+            return [(path, {"items": [{"data_subject": who, **question}]}) for who in people]
+        case "POST /v1/data-subjects/{id}/restriction", path:
+            return [(path.format(id=it.person), {"restricted": True})]
         case "POST /v1/consents", path:
             return [
                 (path, {"data_subject": {"id": it.person}, **withdrawal}),
@@ -473,8 +490,21 @@ def naming(route: Route, it: Things) -> list[tuple[str, Any]]:
             return [(path.format(id=it.person), body) for body in ({"locale": "de"}, {"identifiers": {"add": [mail]}})]
         case "POST /v1/data-subjects/lookup", path:
             return [(path, {"identifier": one}) for one in (mail, {"type": "id", "value": it.person})]
-        case (("GET /v1/data-subjects/{id}" | "GET /v1/data-subjects/{id}/history"), path):
+        case (
+            (
+                "GET /v1/data-subjects/{id}"
+                | "GET /v1/data-subjects/{id}/history"
+                | "GET /v1/data-subjects/{id}/decisions"
+            ),
+            path,
+        ):
             return [(path.format(id=it.person), None)]
+        case "GET /v1/data-subjects/{id}/diff", path:
+            return [(f"{path.format(id=it.person)}?from=2026-01-01T00:00:00Z", None)]
+        case (("GET /v1/decisions/{id}" | "GET /v1/decisions/{id}/explain"), path):
+            return [(path.format(id=it.decision), None)]
+        case "POST /v1/policies/{version}/activate", path:
+            return [(path.format(version=it.version), {})]
         case "GET /v1/policies/{version}", path:
             return [(path.format(version=it.version), None)]
         case (("GET /v1/ledger/entries/{key}" | "GET /v1/ledger/entries/{key}/proof"), path):
@@ -512,6 +542,8 @@ async def theirs(house: House) -> Things:
     person = (await house.theirs.get(f"/v1/data-subjects/cus_{house.their_name}")).json()
     entry = (await house.theirs.get("/v1/ledger/entries/12")).json()
     shown = {"purposes": ["newsletter"], "surface": "https://shop.example/", "language": "en"}
+    decision = (await house.theirs.check(f"cus_{house.their_name}"))["decision_id"]
+    await house.services.decisions.flush()
     return Things(
         person=f"cus_{house.their_name}",
         mail=f"{house.their_name}@example.org",
@@ -521,6 +553,7 @@ async def theirs(house: House) -> Things:
         log=house.their_name,
         offer=(await house.theirs.post("/v1/offers", shown)).json()["offer"],
         revision=person["revision"],
+        decision=decision,
     )
 
 
@@ -540,6 +573,7 @@ async def test_whatever_is_another_workspaces_answers_like_what_never_existed(
         log=nobody,
         offer=f"{head}.{payload}.{signature[::-1]}",
         revision=revision_token(1, theirs.index + 1000),
+        decision=f"dec_{uuid4()}",
     )
     visitors = []
     for _ in range(2):

@@ -117,6 +117,16 @@ async def test_a_withdrawal_before_the_confirmation_stands(doubly: Api) -> None:
     assert (await doubly.check("cus_1"))["reason"] == "consent.withdrawn"
 
 
+async def test_a_page_whose_consent_was_taken_back_does_not_say_that_it_is_confirmed(doubly: Api) -> None:
+    path = path_of(await requested(doubly))
+    await open_page(doubly, path, "POST")
+    await doubly.choose("cus_1", "withdraw")
+    for method in ("GET", "POST"):
+        page = await open_page(doubly, path, method)
+        assert (page.status_code, "no longer open" in page.text) == (410, True)
+    assert (await doubly.check("cus_1"))["reason"] == "consent.withdrawn"
+
+
 async def test_after_a_withdrawal_the_person_comes_back_by_a_new_confirmation(doubly: Api) -> None:
     await open_page(doubly, path_of(await requested(doubly)), "POST")
     await doubly.choose("cus_1", "withdraw")
@@ -180,6 +190,7 @@ async def test_the_page_speaks_the_language_of_its_reader_and_loads_nothing(doub
     assert "Ja, schreibt mir über Neuigkeiten" in page.text
     assert not re.search(r"""(src|href)=["'](?!data:)""", page.text)
     assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "img-src data:" in page.headers["content-security-policy"]  # the empty icon, else browsers report an error
     assert page.headers["referrer-policy"] == "no-referrer"
     assert page.headers["cache-control"] == "no-store"
     assert "set-cookie" not in page.headers

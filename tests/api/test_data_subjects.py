@@ -69,6 +69,24 @@ async def test_the_history_says_of_every_entry_whether_it_holds_and_what_stands_
     assert entries[1]["detail"]["evidence_grade"] == "E1"
 
 
+async def test_the_history_says_instants_as_every_answer_does(api: Api) -> None:
+    act = {"method": "email_link", "at": "2026-07-01T00:00:00.000Z"}
+    guardian = {
+        "id": "cus_2",
+        "method": "id_check",
+        "since": "2026-07-02T00:00:00.000Z",
+        "until": "2026-08-02T00:00:00.000Z",
+    }
+    relation = {"type": "purchase", "at": "2026-07-03T00:00:00.000Z"}
+    address = {"type": "email", "value": "ana@example.org", "verified_at": "2026-07-04T00:00:00.000Z"}
+    await api.choose("cus_1", "grant", body_evidence={"confirmation": act}, valid_until="2027-01-01T00:00:00.000Z")
+    await patch(api, "cus_1", {"guardian": guardian, "relations": [relation], "identifiers": {"add": [address]}})
+    _, grant, facts = [one["detail"] for one in (await history(api, "cus_1"))["data"]]
+    assert grant["evidence"]["confirmation"] == act
+    assert grant["valid_until"] == "2027-01-01T00:00:00.000Z"
+    assert (facts["guardian"], facts["relations"], facts["added"]) == (guardian, [relation], [address])
+
+
 async def test_the_pages_of_a_history_hold_each_entry_once(api: Api) -> None:
     for number in range(7):
         await api.choose("cus_1", "deny", "analytics" if number % 2 else "advertising")

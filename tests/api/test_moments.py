@@ -77,6 +77,16 @@ async def test_at_plans_with_the_policy_that_is_scheduled(api: Api) -> None:
     assert (await api.check("cus_1", at=ahead(2 * DAY)))["reason"] == "purpose.retired"
 
 
+async def test_what_is_asked_for_another_instant_is_not_logged(api: Api) -> None:
+    await api.choose("cus_1", "grant")
+    now_logged = await api.check("cus_1")
+    await api.check("cus_1", at=ahead(DAY))
+    await api.check("cus_1", as_of=await now())
+    await api.services.decisions.flush()
+    logged = (await api.get("/v1/data-subjects/cus_1/decisions")).json()["data"]
+    assert [one["decision_id"] for one in logged] == [now_logged["decision_id"]]
+
+
 @pytest.mark.parametrize(
     ("members", "pointer"),
     [

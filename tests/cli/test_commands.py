@@ -106,6 +106,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ["workspace", "create"],
         ["workspace", "list", "--nonsense"],
         ["workspace", "list", "extra"],
+        ["workspace", "create", "w", "--policy", "policy.yaml", "--controller", "Acme"],
         ["serve", "--port", "many"],
         ["serve", "--port", "70000"],
         ["serve", "--workers", "0"],
@@ -229,6 +230,24 @@ def test_a_workspace_is_created_once(data: str, workspace: str, capsys: pytest.C
     assert workspace in capsys.readouterr().err
     assert run(["workspace", "list", "--data-dir", data]) == 0
     assert capsys.readouterr().out.count(f"{workspace} ") == 1
+
+
+def test_a_workspace_begins_with_the_policy_that_is_given(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, file = f"own-{os.getpid()}-{next(_numbers)}", tmp_path / "policy.yaml"
+    file.write_text("controller: {name: Acme GmbH}\nlanguages: [en]\npurposes: {}\n", encoding="utf-8")
+    create = ["workspace", "create", name, "--policy", str(file), "--data-dir", data]
+    assert run(create) == 1
+    assert f"{file}:3: error: must not be empty (/purposes)" in capsys.readouterr().out
+
+    own = "controller: {name: Acme GmbH}\nlanguages: [en]\npurposes:\n  security: {actions: [use], basis: {default: legal_obligation}}\n"
+    file.write_text(own, encoding="utf-8")
+    assert run(create) == 0  # the refused attempt left no workspace
+    assert run(["policy", "publish", str(file), "--workspace", name, "--data-dir", data]) == 0
+    said = capsys.readouterr()
+    assert "version 1 " in said.out
+    assert "nothing was recorded" in said.err  # it is in force already, and no starter policy came before it
 
 
 @pytest.mark.parametrize("name", ["", "Acme", "a_b", "a b", "ä", "a" * 41, "a\n"])

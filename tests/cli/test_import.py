@@ -17,6 +17,7 @@ from volenti.cli.main import run
 from volenti.core.data_subject import Identifier
 from volenti.core.decision import Permit, Question
 from volenti.core.policy.document import Action, Channel
+from volenti.core.policy.starter import starter_policy
 from volenti.flows.check_policy import Asked, Checked, check
 from volenti.flows.create_workspace import by_name
 from volenti.flows.find_data_subject import find
@@ -47,7 +48,10 @@ class House:
     def __init__(self, server: Embedded, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.server, self.folder, self.capsys = server, folder, capsys
         self.name = f"import-{os.getpid()}-{next(_numbers)}"
-        assert run(["workspace", "create", self.name, "--data-dir", str(server.data_dir)]) == 0
+        policy = folder / "policy.yaml"  # without the law of each place: it lets grants as old as these expire
+        policy.write_text(starter_policy("Acme GmbH").replace('\njurisdictions: "2026.11"', ""))
+        create = ["workspace", "create", self.name, "--policy", str(policy), "--data-dir", str(server.data_dir)]
+        assert run(create) == 0
 
     def imports(self, content: str | bytes | Path, *options: str) -> tuple[int, str]:
         """Import a file; returns the exit code and what was printed."""

@@ -1,8 +1,8 @@
-"""The pages that people follow by hand are executed as they stand: README.md and docs/audit.md.
+"""The pages that people follow by hand are executed as they stand: README.md, docs/audit.md and docs/policy-guide.md.
 
 In a block with the info string `console` a line that begins with `$ ` is a command, lines that begin with `> ` go on
-with it, and every other line is a fragment that the output must contain. Commands share their variables. A Python block
-with a title is a file that the commands find in their folder.
+with it, and every other line is a fragment that the output must contain. Commands share their variables. A block with a
+title is a file that the commands after it find in their folder.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ class Command:
 
     text: str
     fragments: list[str] = field(default_factory=list)
+
+
+@dataclass
+class File:
+    """A file that the page tells its reader to write."""
+
+    name: str
+    text: str
 
 
 @dataclass
@@ -136,19 +144,24 @@ def _await_ready(process: subprocess.Popen[bytes], url: str, errors: Path) -> No
     raise AssertionError(f"the service did not become ready: {errors.read_text()}")
 
 
-def commands_of(page: str) -> list[Command]:
-    """The commands of a page's console blocks, in order."""
+def steps_of(page: str) -> Iterator[File | Command]:
+    """What a page has its reader do, in order: write its titled blocks, and type its console blocks."""
+    for kind, title, block in _BLOCK.findall(page):
+        if title:
+            yield File(title, block)
+        elif kind == "console":
+            yield from _commands(block)
+
+
+def _commands(block: str) -> list[Command]:
     commands: list[Command] = []
-    for kind, _, block in _BLOCK.findall(page):
-        if kind != "console":
-            continue
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                commands.append(Command(line[2:]))
-            elif line.startswith("> ") or (commands and not commands[-1].fragments and _goes_on(commands[-1].text)):
-                commands[-1].text += "\n" + line.removeprefix("> ")
-            elif line.strip():
-                commands[-1].fragments.append(line.strip())
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            commands.append(Command(line[2:]))
+        elif line.startswith("> ") or (commands and not commands[-1].fragments and _goes_on(commands[-1].text)):
+            commands[-1].text += "\n" + line.removeprefix("> ")
+        elif line.strip():
+            commands[-1].fragments.append(line.strip())
     return commands
 
 
@@ -162,20 +175,18 @@ def test_the_line_that_the_demo_prints_answers_permit(demo: Demo) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["README.md", "docs/audit.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/audit.md", "docs/policy-guide.md"])
 def test_a_page_that_is_followed_by_hand_does_what_it_says(demo: Demo, name: str) -> None:
-    page = (ROOT / name).read_text(encoding="utf-8")
-    for kind, title, block in _BLOCK.findall(page):
-        if kind == "python" and title:
-            (demo.folder / title).write_text(block, encoding="utf-8")
-
-    commands = commands_of(page)
-    assert len(commands) > 3
-    for command in commands:
-        output = demo.run(command.text)
-        missing = [fragment for fragment in command.fragments if fragment not in output]
+    steps = [*steps_of((ROOT / name).read_text(encoding="utf-8"))]
+    assert len(steps) > 3
+    for step in steps:
+        if isinstance(step, File):
+            (demo.folder / step.name).write_text(step.text, encoding="utf-8")
+            continue
+        output = demo.run(step.text)
+        missing = [fragment for fragment in step.fragments if fragment not in output]
         if missing:
-            pytest.fail(f"{name}: the output lacks {missing}\n$ {command.text}\n{output}", pytrace=False)
+            pytest.fail(f"{name}: the output lacks {missing}\n$ {step.text}\n{output}", pytrace=False)
 
 
 def test_each_promise_of_the_readme_names_tests_that_exist() -> None:

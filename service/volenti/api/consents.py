@@ -136,8 +136,7 @@ def _confirmation(call: Call, done: Recorded) -> wire.Confirmation | msgspec.Uns
     if first is None or done.holder is None:
         return msgspec.UNSET
     token, expires_at = link_for(call.services, call.workspace_id, done.holder, first)
-    url = f"{call.services.settings.public_base_url.rstrip('/')}/c/{token}"
-    return wire.Confirmation(url=url, expires_at=rfc3339(expires_at))
+    return wire.Confirmation(url=f"{call.services.settings.base_url}/c/{token}", expires_at=rfc3339(expires_at))
 
 
 async def _proofs(call: Call, done: Recorded) -> dict[str, str]:

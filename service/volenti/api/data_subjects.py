@@ -15,15 +15,7 @@ from volenti.api.problems import Problematic, not_implemented
 from volenti.api.values import composed, identifier, instant, optional_instant, zone
 from volenti.core.admission import PERMISSIVE, Command, Facts, Restriction
 from volenti.core.consent import ConsentEvent
-from volenti.core.data_subject import (
-    Asked,
-    ConsentRecorded,
-    DataSubjectUpdated,
-    Guardian,
-    Identifier,
-    ProcessingRestricted,
-    Relation,
-)
+from volenti.core.data_subject import ConsentRecorded, Guardian, Identifier, Relation
 from volenti.errors import NotFound
 from volenti.flows import clock
 from volenti.flows.clock import rfc3339
@@ -214,31 +206,16 @@ def _in_force(one: InForce) -> wire.ConsentInForce:
     )
 
 
+_SHARED = frozenset(("previous", "evidence_grade", "occurred_at", "claimed_at", "actor", "component", "event"))
+"""Members of an event that are not detail: they are said elsewhere, or are the ledger's own."""
+_INSTANTS = frozenset(("at", "since", "until", "valid_from", "valid_until", "verified_at"))
+
+
 def _past(past: Past) -> wire.HistoryEntry:
     event = past.entry.event
-    shared = {
-        "previous",
-        "evidence_grade",
-        "occurred_at",
-        "claimed_at",
-        "actor",
-        "component",
-        "event",
-        "valid_from",
-        "valid_until",
-    }
-    detail = {name: value for name, value in msgspec.to_builtins(event).items() if name not in shared}
-    match event:
-        case ConsentRecorded():
-            detail |= {
-                name: rfc3339(getattr(event, name))
-                for name in ("valid_from", "valid_until")
-                if getattr(event, name) is not None
-            }
-            if event.kind in PERMISSIVE:
-                detail["evidence_grade"] = f"E{event.evidence_grade}"
-        case DataSubjectUpdated() | ProcessingRestricted() | Asked():
-            pass
+    detail = {name: _said(name, value) for name, value in msgspec.to_builtins(event).items() if name not in _SHARED}
+    if isinstance(event, ConsentRecorded) and event.kind in PERMISSIVE:
+        detail["evidence_grade"] = f"E{event.evidence_grade}"
     return wire.HistoryEntry(
         entry=past.entry.id,
         index=past.index,
@@ -251,3 +228,14 @@ def _past(past: Past) -> wire.HistoryEntry:
         component=event.component,
         detail=detail,
     )
+
+
+def _said(name: str, value: Any) -> Any:
+    """A member of an event as the wire says it: instants and grades are numbers in the ledger."""
+    if isinstance(value, dict):
+        return {inner: _said(inner, member) for inner, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_said(name, member) for member in value]
+    if name in _INSTANTS:
+        return rfc3339(value)
+    return f"E{value}" if name == "minimum_grade" else value

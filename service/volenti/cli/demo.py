@@ -21,9 +21,11 @@ COMPONENT = "demo"
 PERSON = "cus_demo"
 SCOPES = (
     "check",
+    "decisions:read",
     "consents:write",
     "consents:read",
     "preferences:write",
+    "data_subjects:erase",
     "policy:read",
     "policy:write",
     "ledger:read",

@@ -80,7 +80,7 @@ def _services(deployment: Deployment) -> list[Outcome]:
                 + "".join(f"; {origin} is stopped" for origin in stopped),
             )
         )
-        if services.settings.profile == "production" and not services.settings.public_base_url.startswith("https://"):
+        if services.settings.profile == "production" and not services.settings.base_url.startswith("https://"):
             outcomes.append((NEGATIVE, "public base URL: production needs https"))
         if services.settings.profile == "production":
             lost = passing(services.settings)

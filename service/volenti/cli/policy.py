@@ -52,8 +52,8 @@ def init(file: Path, controller: str) -> int:
 @_file
 def lint_file(file: Path) -> int:
     """Check a policy file; every finding has its line. Exit 1 if there are errors."""
-    linted = lint(_read(file), shipped())
-    _show(file, linted.findings)
+    linted = lint(read_document(file), shipped())
+    show_findings(file, linted.findings)
     return 0 if linted.policy is not None else 1
 
 
@@ -70,7 +70,7 @@ def publish_file(
 ) -> int:
     """Publish a policy file as the workspace's next version; from then on checks decide by it. Exit 1 if it has errors."""
     at = None if activate_at is None else instant_of(activate_at, "--activate-at")
-    text = _read(file)
+    text = read_document(file)
 
     async def work(services: Services, workspace_id: UUID) -> Publication:
         return await publish(services, workspace_id, text, activate_at=at)
@@ -102,7 +102,7 @@ def _said(publication: Publication, file: Path | None = None) -> int:
     match publication:
         case Published():
             if file is not None:
-                _show(file, publication.warnings)
+                show_findings(file, publication.warnings)
             if publication.repeated:
                 click.echo("it is in force then already; nothing was recorded", err=True)
             click.echo(
@@ -112,7 +112,7 @@ def _said(publication: Publication, file: Path | None = None) -> int:
             return 0
         case Rejected():
             if file is not None:
-                _show(file, publication.findings)
+                show_findings(file, publication.findings)
         case TooLate():
             click.echo("the instant has passed; nothing was recorded", err=True)
         case KeyMisused():
@@ -122,7 +122,8 @@ def _said(publication: Publication, file: Path | None = None) -> int:
     return 1
 
 
-def _read(file: Path) -> str:
+def read_document(file: Path) -> str:
+    """The text of a policy file. Raises Invalid or Unavailable where there is none to read."""
     try:
         if file.stat().st_size > LONGEST:
             raise Invalid(f"{file} is too long for a policy")
@@ -133,6 +134,7 @@ def _read(file: Path) -> str:
         raise Unavailable(f"{file} cannot be read: {error.strerror}") from error
 
 
-def _show(file: Path, findings: Iterable[Finding]) -> None:
+def show_findings(file: Path, findings: Iterable[Finding]) -> None:
+    """Print findings, each with the place in the file that it is about."""
     for finding in findings:
         click.echo(f"{file}:{finding.line}: {finding.severity}: {finding.message} ({finding.pointer or '/'})")

@@ -31,7 +31,7 @@ from volenti.errors import Invalid, Unavailable, VolentiError
 from volenti.flows.clock import StandingClock, instant
 from volenti.flows.open_services import opened, stand_clock
 from volenti.flows.services import Services
-from volenti.settings import Settings, load
+from volenti.settings import Settings, load, shown_host
 from volenti.store.embedded import Embedded
 from volenti.telemetry import configure
 
@@ -75,7 +75,8 @@ def serve(
             asyncio.run(stand_clock(deployment.settings, deployment.dsn, stands_at))
         standing = _clock_stands(deployment)
         bound = _bind_all(settings)
-        base_url = f"http://{_shown(settings.host)}:{_port(bound['internal'])}"
+        settings = _listening(settings, bound)
+        base_url = f"http://{shown_host(settings.host)}:{settings.port}"
         if demo:
             click.echo(deployment.run(lambda services: seed(services, base_url)))
         else:
@@ -145,6 +146,12 @@ def _bind_all(settings: Settings) -> Sockets:
     }
 
 
+def _listening(settings: Settings, bound: Sockets) -> Settings:
+    """The settings with the ports that were taken where a free one was asked for: links are built from them."""
+    public = None if settings.public_port is None else _port(bound["public"])
+    return msgspec.structs.replace(settings, port=_port(bound["internal"]), public_port=public)
+
+
 def _port(bound: socket.socket) -> int:
     return int(bound.getsockname()[1])
 
@@ -160,10 +167,6 @@ def _bind(settings: Settings, port: int) -> socket.socket:
     bound.listen(BACKLOG)  # who calls before the application is up waits a moment instead of being refused
     bound.set_inheritable(True)
     return bound
-
-
-def _shown(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - for a person to click on
 
 
 def _run(deployment: Deployment, settings: Settings, bound: Sockets, stopping: _Stopping, *, standing: bool) -> None:

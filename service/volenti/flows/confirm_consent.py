@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias, assert_never
 from uuid import UUID
 
 import msgspec
 
 from volenti.core.admission import Choice, Command, Refusal
-from volenti.core.consent import ConsentEvent, scopes, settle
+from volenti.core.consent import ConsentEvent, Standing, scopes, settle
 from volenti.core.data_subject import Act, DataSubjectState, Evidence, Identifier
 from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy
@@ -41,7 +42,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Confirmed(msgspec.Struct, frozen=True):
-    """What the link asked for is confirmed, by this act or an earlier one."""
+    """What the link asked for is confirmed, by this act or an earlier one, and not taken back since."""
 
     policy: CompiledPolicy
     language: str
@@ -52,7 +53,7 @@ class Expired(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The link was good; what it asked for was refused or asked for anew since."""
+    """The link was good; what it asked for was refused, taken back or asked for anew since."""
 
 
 class NoLink(msgspec.Struct, frozen=True):
@@ -94,7 +95,7 @@ async def confirm(services: Services, token: str) -> Shown:
         component=COMPONENT,
         choices=tuple(Choice(kind="confirm", purpose=one.purpose, names=str(link.entry)) for one in shown.offered),
         method=METHOD,
-        surface=services.settings.public_base_url,
+        surface=services.settings.base_url,
         evidence=Evidence(confirmation=Act(METHOD, now)),
     )
     caller_id = person.state.caller_id()
@@ -180,9 +181,14 @@ def _requests(state: DataSubjectState, first: str) -> list[tuple[str, ConsentEve
 
 
 def _waits(state: DataSubjectState, purpose: str, request: ConsentEvent) -> bool:
-    events = state.on(purpose)
-    return any(settle(events, channel).pending == request for channel in request.channels or scopes(events))
+    return any(standing.pending == request for standing in _standings(state, purpose, request))
 
 
 def _confirmed(state: DataSubjectState, purpose: str, request: ConsentEvent) -> bool:
-    return any(event.kind == "confirm" and event.names == request.entry for event in state.on(purpose))
+    confirmed = any(event.kind == "confirm" and event.names == request.entry for event in state.on(purpose))
+    return confirmed and any(standing.state == "granted" for standing in _standings(state, purpose, request))
+
+
+def _standings(state: DataSubjectState, purpose: str, request: ConsentEvent) -> Iterator[Standing]:
+    events = state.on(purpose)
+    return (settle(events, channel) for channel in request.channels or scopes(events))

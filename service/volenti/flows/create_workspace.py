@@ -1,4 +1,4 @@
-"""Create a workspace: its key, its log, the entry that says so, and the starter policy."""
+"""Create a workspace: its key, its log, the entry that says so, and its first policy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from volenti.store.database import Turn, take_turn
 from volenti.store.workspaces import Workspace
 
 
-async def create(services: Services, name: str, *, controller: str | None = None) -> UUID:
-    """Create a workspace and return its id: all of it or nothing. Raises Conflict if the name is taken, Invalid if it does not fit."""
+async def create(services: Services, name: str, *, controller: str | None = None, document: str | None = None) -> UUID:
+    """Create a workspace and return its id: all of it or nothing.
+
+    Its first policy is the document, else the starter policy. Raises Conflict if the name is taken, Invalid if it or
+    the document does not fit.
+    """
     if not (
         1 <= len(name) <= 40
         and all(
@@ -29,10 +33,10 @@ async def create(services: Services, name: str, *, controller: str | None = None
     workspace_id = services.new_id()
     key = services.entropy(32)
     wrapped = await services.sealer.wrap_workspace_key(workspace_id.bytes, key)
-    text = starter_policy(controller or name)
+    text = starter_policy(controller or name) if document is None else document
     linted = lint(text, shipped())
     if linted.policy is None:
-        raise Invalid("the controller's name cannot stand in a policy")
+        raise Invalid("the controller's name cannot stand in a policy" if document is None else "the policy has errors")
     async with change(services, workspace_id, key) as transaction:
         connection = transaction.connection
         await take_turn(connection, Turn.CREATE, name)  # the name is looked up before it is taken
