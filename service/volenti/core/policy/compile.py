@@ -32,7 +32,8 @@ from volenti.core.policy.terms import STRICTEST_FIRST, Qualifying, Terms, merged
 from volenti.errors import Invalid
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST_TOGETHER = 1000  # a caller may name any place: what is remembered must end somewhere
+MOST_TOGETHER = 256
+"""So many pairs of places a table remembers the terms of: a caller may name any, and it must end somewhere."""
 
 _ROW_OF_CHANNEL = {
     Channel.EMAIL: "email_marketing",
@@ -212,7 +213,7 @@ def terms_for(
     together = table.together.get(jurisdictions)
     if together is None:
         together = merged(_terms_in(table, jurisdiction) for jurisdiction in jurisdictions)
-        if len(table.together) < _MOST_TOGETHER:
+        if len(table.together) < MOST_TOGETHER:
             table.together[jurisdictions] = together
     return together
 
