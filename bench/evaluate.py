@@ -48,7 +48,7 @@ from volenti.core.validity import places_of
 
 PEERS = Path(__file__).parent / "peers"
 GATES = {("usual", "cedarpy"): 4.0, ("usual", "regopy"): 10.0}
-"""By world and engine, of the ratio per CPU-second; docs/decisions/0021 says why the worst world is printed only."""
+"""By world and engine, of the ratio per CPU-second; docs/decisions/0021 says why not 10 and why the worst is only printed."""
 GOAL = 100.0
 EVER = 1 << 52
 """Longer than anything lasts; added to an instant it is still an exact number for every engine."""
