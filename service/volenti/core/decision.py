@@ -184,7 +184,7 @@ def _evaluate(
         return Deny(tuple(unsound), now + 1)
     valid_until = now + TTL_MS.get(question.action, _DEFAULT_TTL_MS)
     if situation.policy_until is not None:
-        valid_until = min(valid_until, max(situation.policy_until, now + 1))
+        valid_until = max(min(valid_until, situation.policy_until), now + 1)
     purpose = policy.purposes.get(question.purpose)
     if purpose is None:
         return Deny((Given(reason("request.purpose_unknown")),), valid_until)
