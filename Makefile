@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-# Two stamps: what it takes to run, and what it takes to develop. Each is redone when its lock file changes.
+# Stamps: what it takes to run, to develop, to measure against others. Each is redone when its lock file changes.
 $(VENV)/.run: requirements/run.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Volenti needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	@echo "setting up $(VENV) (once, about half a minute)" >&2
@@ -20,6 +20,11 @@ $(VENV)/.run: requirements/run.txt pyproject.toml
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@echo "installing the development tools (once, about a minute)" >&2
 	@$(PIP) install --require-hashes --no-deps -r requirements/dev.txt
+	@touch $@
+
+# The engines that bench/evaluate.py measures against; nothing else needs them.
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	@$(PIP) install --require-hashes -r requirements/bench.txt
 	@touch $@
 
 demo: $(VENV)/.run ## start the service on an embedded PostgreSQL, with a workspace to play with
@@ -71,14 +76,17 @@ mutants: $(VENV)/.dev ## mutation tests of the rules, and the survivors (hours; 
 	@cp -R docs jurisdictions migrations openapi tests pyproject.toml mutants
 	@cd mutants && nice ../$(BIN)/mutmut run --max-children 2 $(MUTANTS) && ../$(BIN)/mutmut results
 
-bench: $(VENV)/.dev ## the benchmarks, one JSON line each
+bench: $(VENV)/.bench ## the benchmarks, one JSON line each
 	@$(BIN)/python bench/append.py
+	@$(BIN)/python bench/evaluate.py
 	@$(BIN)/python bench/decision_log.py
 
 lock: $(VENV)/.dev ## resolve the versions again: hashes, no addresses
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		--extra embedded --group build pyproject.toml -o requirements/run.txt
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-		--extra embedded --extra s3 --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
+		--no-strip-extras --extra embedded --extra s3 --group build --group dev --group interop pyproject.toml -o requirements/dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		--group bench -o requirements/bench.txt
 
 .PHONY: help demo test test-databases test-core fault soak lint types openapi docs mutants bench lock

@@ -95,19 +95,27 @@ class Turns:
             "seconds": round(statistics.median(sample.seconds for sample in samples), 3),
         }
 
-    def bar(self, number: int, figure: str, one: str, other: str, *, gate: float | None, goal: float) -> dict[str, Any]:
-        """One bar for the JSON line. The gate is on the clock's rates; `gate` None: printed only."""
+    def bar(
+        self, number: int, figure: str, one: str, other: str, *, gate: float | None, goal: float, by_cpu: bool = False
+    ) -> dict[str, Any]:
+        """One bar for the JSON line; `gate` None: printed only.
+
+        The gate is on the clock's rates, `by_cpu` on those per CPU-second: right where both sides do nothing but compute.
+        """
         ratio, pairs = self.ratio(one, other, lambda sample: sample.rate)
-        per_cpu, _ = self.ratio(one, other, lambda sample: sample.per_cpu_second)
+        per_cpu, pairs_by_cpu = self.ratio(one, other, lambda sample: sample.per_cpu_second)
+        gated = per_cpu if by_cpu else ratio
         return {
             "bar": number,
             "figure": figure,
             "ratio": round(ratio, 3),
             "spread": [round(pairs[0], 3), round(pairs[-1], 3)],
             "ratio_per_cpu_second": round(per_cpu, 3),
+            "spread_per_cpu_second": [round(pairs_by_cpu[0], 3), round(pairs_by_cpu[-1], 3)],
             "gate": gate,
             "goal": goal,
-            "holds": None if gate is None else ratio >= gate,
+            "gated": "ratio_per_cpu_second" if by_cpu else "ratio",
+            "holds": None if gate is None else gated >= gate,
             "sides": {one: self.shown(one), other: self.shown(other)},
         }
 
@@ -200,7 +208,7 @@ def _times(pid: int) -> tuple[float, float, float, float]:
 # --- where it was measured
 
 
-def surroundings(postgresql: str) -> dict[str, Any]:
+def surroundings(postgresql: str | None = None) -> dict[str, Any]:
     """Versions, cores, commit and date, for the JSON line."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

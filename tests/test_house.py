@@ -22,7 +22,7 @@ def test_a_lock_holds_versions_and_hashes_and_no_address(lock: Path) -> None:
 
     assert not re.search(r"://|--(extra-)?index-url|--find-links", text)
     for requirement in re.split(r"\n(?=\S)", text.strip()):
-        assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==", requirement), requirement.splitlines()[0]
+        assert re.match(r"[a-z0-9._-]+(\[[a-z0-9,._-]+\])?==", requirement), requirement.splitlines()[0]
         assert "--hash=sha256:" in requirement
 
 

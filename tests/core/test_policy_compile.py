@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shipped_profiles import PROFILES
 from volenti.core.policy.canonical import document_bytes, document_hash, parse_document
 from volenti.core.policy.compile import (
+    MOST_TOGETHER,
     CompiledPolicy,
     CompiledPurpose,
     Suspended,
@@ -486,6 +487,18 @@ def test_an_action_that_the_purpose_lacks_has_the_purposes_own_basis() -> None:
 
     assert terms_for(purpose, Action.SELL, None, ("DE",)).basis == "legitimate_interest"
     assert terms_for(purpose, Action.SEND, Channel.SMS, ("DE",)).basis == "legitimate_interest"
+
+
+def test_what_is_remembered_of_several_places_is_right_and_ends_however_many_are_named() -> None:
+    ads = under_law(Purpose(actions=(Action.SHARE,), basis={"default": CONSENT}))
+    table = ads.terms[Action.SHARE, None]
+
+    for _ in range(2):
+        for number in range(MOST_TOGETHER + 5):
+            places = ("IN", f"US-{number}")
+            alone = [terms_for(ads, Action.SHARE, None, (place,)) for place in places]
+            assert terms_for(ads, Action.SHARE, None, places) == merged(alone)
+    assert len(table.together) == MOST_TOGETHER
 
 
 def test_the_terms_of_a_place_are_those_of_its_profile() -> None:

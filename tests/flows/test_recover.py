@@ -123,6 +123,12 @@ async def restrict(services: Services, workspace: UUID, person: str) -> None:
     assert isinstance(await record(services, workspace, command, (Identifier("id", person),)), Recorded)
 
 
+async def void(services: Services, workspace: UUID, person: str, entry: str) -> None:
+    choice = Choice(kind="invalidate", purpose="newsletter", names=entry)
+    command = Command(actor="operator", component="tests", choices=(choice,))
+    assert isinstance(await record(services, workspace, command, (Identifier("id", person),)), Recorded)
+
+
 async def decide(services: Services, workspace: UUID, person: str) -> Decision:
     (answered,) = await check(services, workspace, [Asked(Identifier("id", person), QUESTION)], deadline_ms=5000)
     assert isinstance(answered, Checked)
@@ -148,6 +154,7 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
         await choose(services, workspace, "anna", "grant")
         await choose(services, workspace, "bela", "grant")
         await choose(services, workspace, "dora", "grant")
+        given = await choose(services, workspace, "erik", "grant")
         issued = await issue(services, workspace, component="mail", scopes=["check"])
         await sign(services, workspace)
     backup = await place.back_up()
@@ -155,6 +162,7 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
         await choose(services, workspace, "anna", "withdraw")
         await choose(services, workspace, "cora", "object")  # first seen after the backup
         await restrict(services, workspace, "dora")
+        await void(services, workspace, "erik", given.entries[-1].entry)
         await revoke(services, workspace, UUID(issued.credential_id))
         anchored = await sign(services, workspace)
         assert anchored is not None
@@ -171,11 +179,12 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
 
         (done,) = await recover(services, read_journal(services))
 
-        assert (done.how, done.origin, done.replayed, done.epoch) == ("rolled_back", "localhost/shop/2", 4, 2)
+        assert (done.how, done.origin, done.replayed, done.epoch) == ("rolled_back", "localhost/shop/2", 5, 2)
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
         assert await reason(services, workspace, "bela") == "consent.granted"
         assert await reason(services, workspace, "cora") == "objection.recorded"
         assert await reason(services, workspace, "dora") == "data_subject.processing_restricted"
+        assert await reason(services, workspace, "erik") == "consent.missing"
         assert await Authenticator(services)(issued.secret) is None
         assert await clean(services)
         assert await recover(services, read_journal(services)) == []

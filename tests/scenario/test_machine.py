@@ -674,7 +674,7 @@ class Machine(RuleBasedStateMachine):
         self.house.call(read)
 
     async def _tables(self) -> dict[str, str]:
-        """The content of every table of the workspace, but for what signing a tree head writes by itself."""
+        """The content of every table of the workspace, but for what is written by itself: tree heads, logged decisions."""
         connection = await asyncpg.connect(self.house.server.url("volenti"), server_settings={"search_path": "volenti"})
         try:
             names = await connection.fetch(
@@ -686,7 +686,7 @@ class Machine(RuleBasedStateMachine):
                     self.api.workspace,
                 )
                 for (name,) in names
-                if name != "ledger_checkpoint"
+                if name not in ("ledger_checkpoint", "decision_log", "decision_gap")
             }
         finally:
             await connection.close()

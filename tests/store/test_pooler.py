@@ -130,7 +130,13 @@ async def test_a_role_has_its_path_and_its_timeouts_without_naming_them(services
     async with services.database.connection(role) as connection:
         found = [await connection.fetchval("SELECT current_setting($1)", name) for name in names]
 
-    assert found == ["volenti", "on", "2s", "15s", "0" if role == "volenti_audit" else "5s"]
+    assert found == [
+        "volenti",
+        "on",
+        "2s",
+        "1min" if role == "volenti_audit" else "15s",
+        "0" if role == "volenti_audit" else "5s",
+    ]
 
 
 async def test_a_long_statement_of_one_transaction_may_take_long_and_the_next_ones_may_not(

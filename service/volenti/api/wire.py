@@ -200,7 +200,10 @@ class CheckTrace(Answer, frozen=True):
 
 
 class CheckAnswer(Answer, frozen=True):
-    """The decision, why, on what evidence, and what goes with it."""
+    """The decision, why, on what evidence, and what goes with it.
+
+    `decision_id` is null where another instant was asked about: such an answer permits nothing, and is not logged.
+    """
 
     decision: Literal["permit", "deny", "defer"]
     allowed: bool
@@ -222,7 +225,7 @@ class CheckAnswer(Answer, frozen=True):
     access_request: dict[str, Any] | None
     reservation: dict[str, Any] | None
     permit: str | None
-    decision_id: str
+    decision_id: str | None
     evaluated_at: str
     trace: tuple[CheckTrace, ...] | UnsetType = UNSET
 

@@ -107,8 +107,10 @@ def may_lift(event: ConsentEvent, refusal: ConsentEvent) -> bool:
 
 def barrier(event: ConsentEvent, standing: Standing) -> ConsentEvent | None:
     """The refusal that stands here and that this permission may not lift; None if it may permit."""
-    refusals = (standing.refusal, standing.own_refusal)
-    return next((one for one in refusals if one is not None and not may_lift(event, one)), None)
+    for refusal in (standing.refusal, standing.own_refusal):
+        if refusal is not None and not may_lift(event, refusal):
+            return refusal
+    return None
 
 
 def live(events: tuple[ConsentEvent, ...]) -> tuple[ConsentEvent, ...]:
@@ -119,9 +121,14 @@ def live(events: tuple[ConsentEvent, ...]) -> tuple[ConsentEvent, ...]:
 
 def settle(events: tuple[ConsentEvent, ...], channel: str | None) -> Standing:
     """Fold the events that cover a channel (None: those that cover all channels). Events MUST be in effect order."""
+    return settle_live(live(events), channel)
+
+
+def settle_live(events: tuple[ConsentEvent, ...], channel: str | None) -> Standing:
+    """The same for events that are `live` already: the hot path of a check."""
     standing = UNKNOWN
-    for event in live(events):
-        if event.covers(channel):
+    for event in events:
+        if not event.channels or channel in event.channels:
             standing = _next(standing, event)
     return standing
 

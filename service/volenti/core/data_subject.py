@@ -35,8 +35,8 @@ ASKED: Final = "consent.asked"
 RESTRICTED: Final = "data_subject.restricted"
 RELEASED: Final = "data_subject.restriction_lifted"
 
-RESTRICTIONS: Final = frozenset((*(ENTRY_KINDS[kind] for kind in RESTRICTIVE), RESTRICTED))
-"""Kinds of entries that take back, refuse or restrict: what no restored backup may lose."""
+RESTRICTIONS: Final = frozenset((*(ENTRY_KINDS[kind] for kind in (*RESTRICTIVE, "invalidate")), RESTRICTED))
+"""Kinds of entries that may take back, refuse or restrict: what no restored backup may lose."""
 ASKS_KEPT: Final = 64
 """Of the questions that were put to a person, so many of the newest count against the budget for asking."""
 
@@ -283,6 +283,19 @@ def _updated(state: DataSubjectState, entry: Entry, event: DataSubjectUpdated) -
         guardians=guardians,
         relations=dict(sorted(relations.items())),
     )
+
+
+def restricts(state: DataSubjectState, event: Event) -> bool:
+    """True if an event that is in the state takes back, refuses or restricts. To void a refusal does not."""
+    match event:
+        case ConsentRecorded(kind="invalidate"):
+            return any(one.entry == event.names and not one.restrictive for one in state.on(event.purpose))
+        case ConsentRecorded():
+            return event.kind in RESTRICTIVE
+        case ProcessingRestricted():
+            return not event.lifted
+        case DataSubjectUpdated() | Asked():
+            return False
 
 
 def fold(entries: Iterable[Entry], state: DataSubjectState = EMPTY) -> DataSubjectState:

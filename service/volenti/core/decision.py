@@ -8,13 +8,14 @@ obligations; a policy or a question that needs another step is refused before it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from volenti.core.asking import locked_until
-from volenti.core.consent import ConsentEvent, Standing, live, scopes, settle
+from volenti.core.consent import ConsentEvent, Standing, live, scopes, settle_live
 from volenti.core.data_subject import ENTRY_KINDS, DataSubjectState, Fact, comes_of_age
 from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, covers_region, terms_for
 from volenti.core.policy.document import (
@@ -43,10 +44,17 @@ _CLASS_ORDER = {
 }
 """From what passes most to what is bound most: a message may only be stricter than its purpose."""
 
+# In Python 3.11 each look at a member of an enum is a call, so what every check compares with has a name of its own.
+_SEND = Action.SEND
+_PROHIBITED = LawfulBasis.PROHIBITED
+_SOFT_OPT_IN = LawfulBasis.SOFT_OPT_IN
+_MARKETING_EMAIL = (Action.SEND, Channel.EMAIL, MessageClass.MARKETING)
+
 _IGNORES_CHOICES = frozenset((LawfulBasis.CONTRACT, LawfulBasis.LEGAL_OBLIGATION, LawfulBasis.VITAL_INTEREST))
 _OUTLASTS_RESTRICTION = frozenset((LawfulBasis.LEGAL_OBLIGATION, LawfulBasis.VITAL_INTEREST))
 _ASKS_FIRST = frozenset((LawfulBasis.CONSENT, LawfulBasis.SOFT_OPT_IN))
 _SALE = frozenset((Action.SELL, Action.SHARE))
+_KEEPS = frozenset((Action.COLLECT, Action.RETAIN))
 _BASIS_REASON = {
     LawfulBasis.CONTRACT: "basis.contract",
     LawfulBasis.LEGAL_OBLIGATION: "basis.legal_obligation",
@@ -171,15 +179,15 @@ def evaluate(
 def _evaluate(
     policy: CompiledPolicy | None, state: DataSubjectState, question: Question, now: int, situation: Situation
 ) -> Decision:
-    unsound = tuple(Given(reason(code)) for code in _system(policy, question, situation))
+    unsound = [Given(reason(code)) for code in _system(policy, question, situation)]
     if unsound or policy is None:
-        return Deny(unsound, now + 1)
-    limit = now + TTL_MS.get(question.action, _DEFAULT_TTL_MS)
+        return Deny(tuple(unsound), now + 1)
+    valid_until = now + TTL_MS.get(question.action, _DEFAULT_TTL_MS)
     if situation.policy_until is not None:
-        limit = max(min(limit, situation.policy_until), now + 1)
+        valid_until = max(min(valid_until, situation.policy_until), now + 1)
     purpose = policy.purposes.get(question.purpose)
     if purpose is None:
-        return Deny((Given(reason("request.purpose_unknown")),), limit)
+        return Deny((Given(reason("request.purpose_unknown")),), valid_until)
 
     case = _Case(policy, purpose, state, question, now)
     obstacles: list[Given] = []
@@ -187,9 +195,12 @@ def _evaluate(
         obstacles.extend(step(case))
         if obstacles and not question.every_reason:
             break
-    valid_until = min([limit, *(change for change in case.changes() if change > now)])
+    for change in case.changes():
+        if now < change < valid_until:
+            valid_until = change
     if obstacles:
-        obstacles.sort(key=lambda given: (STEPS.index(given.reason.step), given.reason.number))
+        if len(obstacles) > 1:
+            obstacles.sort(key=lambda given: (STEPS.index(given.reason.step), given.reason.number))
         return Deny(tuple(obstacles), valid_until)
     return Permit((case.permitting(),), case.obligations(), valid_until)
 
@@ -228,19 +239,23 @@ class _Case:
     ) -> None:
         self.policy, self.purpose, self.state, self.question, self.now = policy, purpose, state, question, now
         self.places = places_of(state, question.jurisdiction)
-        marketing = question.message_class is MessageClass.MARKETING
+        marketing = question.message_class is not None and question.message_class is MessageClass.MARKETING
         self.terms = terms_for(purpose, question.action, question.channel, self.places, as_marketing=marketing)
         self.basis = self._basis()
         self.served = policy.purposes.get(purpose.serves) if purpose.serves is not None else None
+        self._expiries: dict[str, int | None] = {}
         self.events = self._events()
         self.standing = self._standing()
+        self._flaws_found: tuple[Given, ...] | None = None
+        self._obligations_found: tuple[Obligation, ...] | None = None
+        self._served_by: dict[tuple[str, Action], _Case] = {}
 
     def _basis(self) -> LawfulBasis:
         """The basis that binds: the stricter of the purpose's and the jurisdiction's, with what minors are owed."""
         basis, sale = self.terms.basis, self.question.action in _SALE
         if self._younger_than(self.terms.minors_prohibited_below):
             return LawfulBasis.PROHIBITED
-        if sale and basis is not LawfulBasis.PROHIBITED and self._younger_than(self.terms.age_of_sale):
+        if sale and basis is not _PROHIBITED and self._younger_than(self.terms.age_of_sale):
             return LawfulBasis.CONSENT
         return basis
 
@@ -250,11 +265,12 @@ class _Case:
         Marketing, and what serves it, is never exempt: there an objection is absolute (GDPR Art. 21(2) and (3)).
         """
         events = live(self.state.on(self.purpose.key))
+        if not self.purpose.exempt or Exemption.OBJECTION not in self.purpose.exempt:
+            return events
         served = None if self.served is None else self.served.message_class
-        marketing = MessageClass.MARKETING in (self.purpose.message_class, served)
-        if Exemption.OBJECTION in self.purpose.exempt and not marketing:
-            return tuple(event for event in events if event.kind != "object")
-        return events
+        if MessageClass.MARKETING in (self.purpose.message_class, served):
+            return events
+        return tuple(event for event in events if event.kind != "object")
 
     def _younger_than(self, years: int | None) -> bool:
         """True if the person is known to be younger. Whose age nobody knows is not treated as a child."""
@@ -269,8 +285,10 @@ class _Case:
         channel is no answer for the others.
         """
         if self.question.channel is not None or not self.events:
-            return settle(self.events, self.question.channel)
-        found = [settle(self.events, channel) for channel in scopes(self.events)]
+            return settle_live(self.events, self.question.channel)
+        found = [settle_live(self.events, channel) for channel in scopes(self.events)]
+        if len(found) == 1:
+            return found[0]
         granted = [standing for standing in found if standing.state == "granted"]
         valid = [standing for standing in granted if not any(self._flaws(standing))]
         if found[0].state == "unknown" and found[0].pending is None:
@@ -316,7 +334,7 @@ class _Case:
 
     def scope(self) -> Iterator[Given]:
         purpose, question = self.purpose, self.question
-        if self.basis is LawfulBasis.PROHIBITED:
+        if self.basis is _PROHIBITED:
             yield Given(reason("jurisdiction.prohibited"))
         if not purpose.data.issuperset(question.data_categories):
             yield Given(reason("data.category_not_covered"))
@@ -338,7 +356,7 @@ class _Case:
             yield Given(reason("optout.sale_share"), self.standing.decided_by)
 
     def lawful_basis(self) -> Iterator[Given]:
-        if self.basis in _IGNORES_CHOICES or self.basis is LawfulBasis.PROHIBITED or self._carried_by_a_grant():
+        if self.basis in _IGNORES_CHOICES or self.basis is _PROHIBITED or self._carried_by_a_grant():
             return
         state, event, pending = self.standing.state, self.standing.decided_by, self.standing.pending
         asks = self._consent_binds()
@@ -347,15 +365,15 @@ class _Case:
         elif state in ("denied", "withdrawn") and not self._sale_opt_out():
             yield Given(reason(f"consent.{state}"), event)
         elif asks and state == "granted":
-            yield from self._flaws(self.standing)
+            yield from self.flaws()
         elif asks and state == "unknown":
-            elsewhere = any(settle(self.events, channel).state == "granted" for channel in scopes(self.events))
+            elsewhere = any(settle_live(self.events, channel).state == "granted" for channel in scopes(self.events))
             yield Given(reason("consent.scope_mismatch" if elsewhere else "consent.missing"))
 
     def address(self) -> Iterator[Given]:
         addresses, channel = self.policy.addresses, self.question.channel
         kind = None if channel is None else _ADDRESS_OF.get(channel)
-        if addresses is Addresses.OPEN or self.question.action is not Action.SEND or kind is None:
+        if kind is None or self.question.action is not _SEND or addresses is Addresses.OPEN:
             return
         registered = [one for one in self.state.identifiers if one.type == kind]
         if not registered:
@@ -364,7 +382,7 @@ class _Case:
             yield Given(reason("address.unverified"))
 
     def unsupported_obligations(self) -> Iterator[Given]:
-        if any(self.lacking()):
+        if self.question.supported_obligations is not None and any(self.lacking()):
             yield Given(reason("obligation.unsupported"))
 
     # ---- what the steps ask
@@ -384,15 +402,17 @@ class _Case:
         if self.standing.state == "objected" or self.served is None:
             return self.standing.decided_by if self.standing.state == "objected" else None
         events = live(self.state.on(self.served.key))
-        standings = (settle(events, channel) for channel in scopes(events))
+        if not any(event.kind == "object" for event in events):
+            return None
+        standings = (settle_live(events, channel) for channel in scopes(events))
         return next((one.decided_by for one in standings if one.state == "objected"), None)
 
     def _carried_by_a_grant(self) -> bool:
-        return self.standing.state == "granted" and not any(self._flaws(self.standing))
+        return self.standing.state == "granted" and not self.flaws()
 
     def _relation(self) -> Fact | None:
         """The relation on which soft opt-in rests at this instant: the one that lasts longest."""
-        if self.basis is not LawfulBasis.SOFT_OPT_IN:
+        if self.basis is not _SOFT_OPT_IN:
             return None
         lasting = [(until, fact) for fact, until in self._relations() if until is None or self.now < until]
         return max(lasting, key=lambda one: (one[0] is None, one[0] or 0))[1] if lasting else None
@@ -434,23 +454,26 @@ class _Case:
         return self.basis is not LawfulBasis.PROHIBITED and not objected
 
     def obligations(self) -> tuple[Obligation, ...]:
-        return tuple(self._obligations())
+        if self._obligations_found is None:
+            self._obligations_found = tuple(self._obligations())
+        return self._obligations_found
 
     def _obligations(self) -> Iterator[Obligation]:
         purpose, question = self.purpose, self.question
         message_class = question.message_class or purpose.message_class
-        if (question.action, question.channel, message_class) == (Action.SEND, Channel.EMAIL, MessageClass.MARKETING):
+        if (question.action, question.channel, message_class) == _MARKETING_EMAIL:
             yield Obligation("include_unsubscribe", {"text_key": "unsubscribe"})
-        if question.action is not Action.PROFILE and self._serving_denied(Action.PROFILE):
-            yield Obligation("no_profiling", {})
-        if question.action is not Action.TRAIN and self._serving_denied(Action.TRAIN):
-            yield Obligation("exclude_from_training", {})
-        if question.action is Action.AUTOMATE and self.terms.human_review:
+        if purpose.served_by:
+            if question.action is not Action.PROFILE and self._serving_denied(Action.PROFILE):
+                yield Obligation("no_profiling", {})
+            if question.action is not Action.TRAIN and self._serving_denied(Action.TRAIN):
+                yield Obligation("exclude_from_training", {})
+        if self.terms.human_review and question.action is Action.AUTOMATE:
             yield Obligation("no_automated_decision", {"human_review": True})
         if question.action in _SALE and purpose.recipients and question.recipient is None:
             yield Obligation("restrict_recipients", {"allow": sorted(purpose.recipients)})
         until = self._kept_until()
-        if until is not None and question.action in (Action.COLLECT, Action.RETAIN):
+        if until is not None and question.action in _KEEPS:
             yield Obligation("delete_by", {"at": until})
         if self.terms.show_notice and purpose.notice is not None and not self._told():
             yield Obligation(
@@ -460,8 +483,13 @@ class _Case:
             yield Obligation("log_access", {})
 
     def _serving(self, key: str, action: Action) -> _Case:
-        asked = Question(action=action, purpose=key, jurisdiction=self.question.jurisdiction)
-        return _Case(self.policy, self.policy.purposes[key], self.state, asked, self.now)
+        """The case of a purpose that serves this one."""
+        case = self._served_by.get((key, action))
+        if case is None:
+            asked = Question(action=action, purpose=key, jurisdiction=self.question.jurisdiction)
+            case = _Case(self.policy, self.policy.purposes[key], self.state, asked, self.now)
+            self._served_by[key, action] = case
+        return case
 
     def _serving_denied(self, action: Action) -> bool:
         """True if a purpose that serves this one has the action, and it is denied for this person or switched off."""
@@ -508,29 +536,33 @@ class _Case:
             case _:
                 return {"obligations": [obligation.type for obligation in self.obligations()]}
 
-    def changes(self) -> Iterator[int]:
+    def changes(self) -> list[int]:
         """The instants at which time alone may change the answer."""
-        yield from self._own_changes()
+        found = self._own_changes()
         for key in self.purpose.served_by:
-            yield from self._serving(key, Action.PROFILE)._own_changes()
+            found += self._serving(key, Action.PROFILE)._own_changes()
+        return found
 
-    def _own_changes(self) -> Iterator[int]:
-        for instant in (self.purpose.active_from_ms, self.purpose.retired_at_ms, self.policy.changes_at_ms):
-            if instant is not None:
-                yield instant
+    def _own_changes(self) -> list[int]:
+        found = [self.purpose.active_from_ms, self.purpose.retired_at_ms, self.policy.changes_at_ms]
         for event in self.events:
             if event.kind in ("grant", "confirm", "renew"):
-                for instant in (event.valid_from, self._expiry(event)):
-                    if instant is not None:
-                        yield instant
-        yield from (until for _, until in self._relations() if until is not None)
-        if (kept := self._kept_until()) is not None:
-            yield kept
+                found += (event.valid_from, self._expiry(event))
+        if self.terms.relations:
+            found += [until for _, until in self._relations()]
+        if self.purpose.retention is not None:
+            found.append(self._kept_until())
         if self.state.birth_date:
             ages = (self.terms.age_of_consent, self.terms.age_of_sale, self.terms.minors_prohibited_below)
-            yield from (comes_of_age(self.state.birth_date, age) for age in ages if age is not None)
+            found += [comes_of_age(self.state.birth_date, age) for age in ages if age is not None]
+        return [instant for instant in found if instant is not None]
 
     def _expiry(self, event: ConsentEvent) -> int | None:
+        if event.entry not in self._expiries:
+            self._expiries[event.entry] = self._ends_at(event)
+        return self._expiries[event.entry]
+
+    def _ends_at(self, event: ConsentEvent) -> int | None:
         return ends_at(event, self.purpose, self.terms, self._adult_at() if event.actor == "guardian" else None)
 
     def _adult_at(self) -> int | None:
@@ -539,6 +571,12 @@ class _Case:
         in_each = [terms_for(purpose, question.action, question.channel, (place,)) for place in self.places]
         ages = [terms.age_of_consent for terms in in_each or [self.terms] if terms.age_of_consent is not None]
         return adult_at(self.state, min(ages, default=None))
+
+    def flaws(self) -> tuple[Given, ...]:
+        """Why the grant that decides does not carry the question; empty if it does."""
+        if self._flaws_found is None:
+            self._flaws_found = tuple(self._flaws(self.standing))
+        return self._flaws_found
 
     def _flaws(self, standing: Standing) -> Iterator[Given]:
         """Why a grant does not carry the question at this instant, by number: expired, outdated, badly proved, not yet in effect."""
@@ -558,8 +596,7 @@ class _Case:
         """True if the notice of a grant has changed materially since, or was extended by what the question names."""
         if event.notice is None or self.purpose.required_notice_version is None:
             return False
-        notice, _, text = event.notice.rpartition("@")
-        version = int(text)
+        notice, version = _notice_version(event.notice)
         if notice != self.purpose.notice or version < self.purpose.required_notice_version:
             return True
         return any(
@@ -573,6 +610,13 @@ class _Case:
 
     def _sale_opt_out(self) -> bool:
         return self.basis is LawfulBasis.OPT_OUT and self.question.action in _SALE
+
+
+@lru_cache(maxsize=4096)
+def _notice_version(name: str) -> tuple[str, int]:
+    """The parts of "newsletter@3"."""
+    notice, _, version = name.rpartition("@")
+    return notice, int(version)
 
 
 _CHOICES: Final[tuple[Callable[[_Case], Iterator[Given]], ...]] = (

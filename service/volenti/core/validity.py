@@ -11,7 +11,10 @@ from volenti.core.policy.terms import Terms, merged
 
 def places_of(state: DataSubjectState, stated: str | None = None) -> tuple[str, ...]:
     """The jurisdictions that bind at once: the person's own and the one that the caller states; empty: not known."""
-    return tuple(place for place in (state.jurisdiction, stated) if place)
+    if state.jurisdiction and stated:
+        return (state.jurisdiction, stated)
+    place = state.jurisdiction or stated
+    return (place,) if place else ()
 
 
 def terms_of(purpose: CompiledPurpose, state: DataSubjectState) -> Terms:
@@ -27,9 +30,10 @@ def adult_at(state: DataSubjectState, age_of_consent: int | None) -> int | None:
 
 def ends_at(grant: ConsentEvent, purpose: CompiledPurpose, terms: Terms, adult: int | None) -> int | None:
     """When a grant ends: by its own end, the purpose's, the jurisdiction's, and a guardian's when the person is of age."""
-    ends = [] if grant.valid_until is None else [grant.valid_until]
     lives = (purpose.valid_for, terms.consent_expiry)
-    ends.extend(expires_at(grant.occurred_at, life) for life in lives if life is not None)
+    ends = [expires_at(grant.occurred_at, life) for life in lives if life is not None]
+    if grant.valid_until is not None:
+        ends.append(grant.valid_until)
     if grant.actor == "guardian" and adult is not None:
         ends.append(adult)
     return min(ends, default=None)

@@ -10,7 +10,15 @@ from uuid import UUID
 import msgspec
 
 from volenti.core.admission import Admitted, Command, NewEntry, Refusal, admit, most_entries
-from volenti.core.data_subject import EMPTY, RESTRICTIONS, ConsentRecorded, DataSubjectState, Entry, Identifier
+from volenti.core.data_subject import (
+    EMPTY,
+    RESTRICTIONS,
+    ConsentRecorded,
+    DataSubjectState,
+    Entry,
+    Identifier,
+    restricts,
+)
 from volenti.core.entry import decode
 from volenti.core.ledger.merkle import leaf_hash
 from volenti.errors import LedgerDamaged, Unavailable
@@ -334,7 +342,7 @@ def journal_lines(
     """The lines of the withdrawal journal for the restrictions among a holder's entries (position, entry, kind)."""
     if services.journal is None:
         return ()
-    restrictions = [one for one in entries if one[2] in RESTRICTIONS]
+    restrictions = [one for one in entries if restricts(state, one[1].event)]
     if not restrictions:
         return ()
     indexes = {index_of(services, workspace_id, identifier).hex() for identifier in state.identifiers}
@@ -355,6 +363,7 @@ def _line(ground: Ground, holder: UUID, indexes: tuple[str, ...], position: int,
         blind_indexes=indexes,
         purposes=(event.purpose,) if isinstance(event, ConsentRecorded) else (),
         channels=event.channels if isinstance(event, ConsentRecorded) else (),
+        names=(event.names or "") if isinstance(event, ConsentRecorded) else "",
     )
 
 

@@ -246,6 +246,6 @@ def _restriction(line: Line) -> Event:
         return ProcessingRestricted(occurred_at=line.at, claimed_at=line.at, actor="system", component=COMPONENT)
     (purpose,) = line.purposes
     return ConsentRecorded(
-        kind=_KINDS[line.kind], purpose=purpose, channels=line.channels, occurred_at=line.at, claimed_at=line.at,
+        kind=_KINDS[line.kind], purpose=purpose, channels=line.channels, names=line.names or None, occurred_at=line.at, claimed_at=line.at,
         actor="system", component=COMPONENT,
     )  # fmt: skip

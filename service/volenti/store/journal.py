@@ -39,6 +39,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     blind_indexes: tuple[str, ...] = ()
     purposes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    names: str = ""  # the entry that this one voids
     credential: str = ""
 
 

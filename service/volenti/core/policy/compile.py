@@ -32,6 +32,8 @@ from volenti.core.policy.terms import STRICTEST_FIRST, Qualifying, Terms, merged
 from volenti.errors import Invalid
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MOST_TOGETHER = 256
+"""So many pairs of places a table remembers the terms of: a caller may name any, and it must end somewhere."""
 
 _ROW_OF_CHANNEL = {
     Channel.EMAIL: "email_marketing",
@@ -55,11 +57,15 @@ _ROW_OF_ACTIVITY = {
 
 
 class TermsTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The terms by place. What stands in no row is found under its country, or is the default."""
+    """The terms by place. What stands in no row is found under its country, or is the default.
+
+    `together` remembers the terms of several places at once: `terms_for` fills it.
+    """
 
     places: dict[str, Terms]
     default: Terms
     unknown: Terms
+    together: dict[tuple[str, ...], Terms] = {}
 
 
 class Extension(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,9 +207,15 @@ def terms_for(
     table = tables.get((action, channel)) or tables[action, None]
     if not jurisdictions:
         return table.unknown
+    first = _terms_in(table, jurisdictions[0])
     if len(jurisdictions) == 1:
-        return _terms_in(table, jurisdictions[0])
-    return merged(_terms_in(table, jurisdiction) for jurisdiction in jurisdictions)
+        return first
+    together = table.together.get(jurisdictions)
+    if together is None:
+        together = merged(_terms_in(table, jurisdiction) for jurisdiction in jurisdictions)
+        if len(table.together) < MOST_TOGETHER:
+            table.together[jurisdictions] = together
+    return together
 
 
 def in_force(purpose: CompiledPurpose, at_ms: int) -> bool:

@@ -184,7 +184,10 @@ class EvidenceGrade(StrEnum):
 
 def grade_number(grade: EvidenceGrade) -> int:
     """The grade as the fold compares it: 0 to 4."""
-    return int(grade.value[1])
+    return _GRADE_NUMBERS[grade]
+
+
+_GRADE_NUMBERS = {grade: number for number, grade in enumerate(EvidenceGrade)}
 
 
 class Addresses(StrEnum):

@@ -3,6 +3,7 @@
 import re
 from calendar import monthrange
 from datetime import date
+from functools import lru_cache
 
 import msgspec
 
@@ -59,6 +60,7 @@ def expires_at(occurred_at_ms: int, valid_for: Duration) -> int:
     return min(day * _DAY_MS + in_day_ms + valid_for.seconds * 1000, LATEST_MS)
 
 
+@lru_cache(maxsize=8192)  # the same days and spans come again and again
 def _months_later(ordinal: int, months: int) -> int:
     start = date.fromordinal(ordinal)
     years, month0 = divmod(start.month - 1 + months, 12)
