@@ -197,6 +197,13 @@ def test_no_text_makes_the_loader_raise(text: str) -> None:
     assert all(found.line >= 1 and found.severity == "error" and found.message for found in loaded.findings)
 
 
+@pytest.mark.parametrize("letter", ["\x85", "\u2028", "\u2029"])
+def test_a_line_break_of_the_old_yaml_is_refused_and_may_be_escaped(letter: str) -> None:
+    (finding,) = load(f'a: 1\nb: "x{letter}y"').findings
+    assert (finding.line, f"U+{ord(letter):04X}" in finding.message) == (2, True)
+    assert load(f'b: "x\\u{ord(letter):04X}y"').value == {"b": f"x{letter}y"}
+
+
 plain_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**14), 10**14) | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

@@ -3,7 +3,7 @@
 PyYAML supplies the grammar (its event stream); what a word means is decided here by the core schema of YAML 1.2. So
 `NO`, `on`, `22:00` and `2026-05-02` stay text, which PyYAML's own YAML 1.1 loaders would turn into other values.
 Refused, since each reads differently from what it does: `012`, a member that appears twice, anchors and aliases, tags,
-further documents. Nothing recurses, and size, depth, values and pointers are bounded, so that no text can exhaust
+further documents, line breaks that only YAML 1.1 has. Nothing recurses, and size, depth, values and pointers are bounded, so that no text can exhaust
 the stack or the memory.
 """
 
@@ -25,6 +25,7 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]")
+_BREAK_OF_1_1 = re.compile("[\x85\u2028\u2029]")
 _MAX_DIGITS = 15
 
 
@@ -43,6 +44,12 @@ def load(text: str) -> Loaded:
     """Give the value of one YAML 1.2 document. Never raises: what cannot be read is a finding."""
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         return _refused(1, f"the document is larger than {MAX_BYTES // 1024} KiB")
+    if (found := _BREAK_OF_1_1.search(text)) is not None:
+        line = text.count("\n", 0, found.start()) + 1
+        return _refused(
+            line,
+            f"U+{ord(found[0]):04X} ends a line for one reader of YAML and not for another: write \\u{ord(found[0]):04X}",
+        )
     builder = _Builder()
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
