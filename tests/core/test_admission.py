@@ -889,6 +889,12 @@ def test_entries_take_the_fresh_ids_in_order_and_an_offer_names_the_first(
     assert expected == [entry.id for entry in admission.entries]
 
 
+def test_an_offer_names_one_entry_also_where_a_restriction_follows_the_facts() -> None:
+    entries = admitted(command(GRANT, restriction=Restriction(), facts=ALL_FACTS)).entries
+
+    assert [entry.id for entry in entries] == ["offer", "new 1", "new 2"]
+
+
 @pytest.mark.parametrize("previous", [None, "last"])
 @pytest.mark.parametrize("facts", [Facts(), ALL_FACTS])
 def test_each_entry_names_the_one_before_it(previous: str | None, facts: Facts) -> None:

@@ -537,6 +537,8 @@ VOID = event("invalidate", 9, entry="void", names="grant@5")
         (RENEWAL, (GRANT, event("withdraw", 7)), "withdraw@7"),
         (RENEWAL, (GRANT, VOID), "void"),
         (GRANT, (VOID,), "void"),
+        (GRANT, (VOID, event("grant", 7)), "void"),
+        (DENIAL, (event("invalidate", 9, entry="void", names="deny@5"),), "void"),
         (GRANT, (RENEWAL,), "renew@8"),
         (VOID, (GRANT,), None),
         (event("acknowledge", 5), (event("deny", 7),), None),
