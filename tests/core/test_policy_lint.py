@@ -375,7 +375,7 @@ def sound_whole() -> Policy:
         ("purposes: [ads]", "purposes: [adds]", 10, "/suspend/purposes/0", "there is no purpose “adds”"),
         ("channels: [sms]}", "channels: [fax]}", 10, "/suspend/channels/0", "unknown value “fax”"),
         ("cooldown: P30D", "cooldown: P0D", 11, "/asking/cooldown", "longer than nothing"),
-        ("per_quarter: 4", "per_quarter: 0", 11, "/asking/per_quarter", "must be a whole number from 1 to 1,000"),
+        ("per_quarter: 4", "per_quarter: 0", 11, "/asking/per_quarter", "must be a whole number from 1 to 64"),
         ("change: extends", "change: minor", 16, "/notices/letter/adds", "adds belongs to change: extends"),
         ("    adds: {recipients: [mailer], data: [orders]}\n", "", 15, "/notices/letter/change", "extends needs adds"),
         ("adds: {recipients: [mailer]", "adds: {recipients: [mailr]", 16, "/notices/letter/adds/recipients/0", "no purpose with this notice names “mailr” in recipients"),

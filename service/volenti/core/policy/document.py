@@ -328,7 +328,7 @@ class Asking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How often a person may be asked: the wait after a question without an answer, and how many a quarter."""
 
     cooldown: DurationText | None = None
-    per_quarter: Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1,000")] | None = None
+    per_quarter: Annotated[int, Meta(ge=1, le=64, description="a whole number from 1 to 64")] | None = None
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
