@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -326,3 +327,46 @@ def test_an_id_has_16_bytes() -> None:
     for raw in (b"", bytes(15), b64decode("AAAA")):
         with pytest.raises(Invalid):
             id_text(raw)
+
+
+# --- what an auditor reads ----------------------------------------------------------------------------------------
+
+MEMBERS = {name: getattr(LEAF, name) for name in Leaf.__dataclass_fields__}
+REFUSALS: list[tuple[Callable[[], object], str]] = [
+    (lambda: Leaf(**MEMBERS | {"id": "x"}), "the id of an entry is a lower-case hyphenated UUID"),
+    (lambda: Leaf(**MEMBERS | {"at_ms": -1}), "the time of an entry is out of range"),
+    (lambda: Leaf(**MEMBERS | {"kind": ""}), "kind and purposes of an entry are short words: a-z 0-9 _ . -"),
+    (lambda: Leaf(**MEMBERS | {"notice_hash": b""}), "a notice hash has 32 bytes"),
+    (lambda: Leaf(**MEMBERS | {"tag": b""}), "a tag has 16 bytes"),
+    (lambda: Leaf(**MEMBERS | {"commitment": b""}), "a commitment has 32 bytes"),
+    (lambda: encode(Leaf(**MEMBERS | {"purposes": ("a" * 64,) * 300})), "a leaf has at most 16384 bytes"),
+    (lambda: decode(bytes(MAX_LEAF_SIZE + 1)), "a leaf has at most 16384 bytes"),
+    (lambda: decode(b"{"), "a leaf is JSON"),
+    (lambda: decode(b"[]"), "the version of the leaf is not known"),
+    (lambda: decode(b'{"v":"volenti.entry/1"}'), "the leaf lacks a member"),
+    (lambda: decode(BYTES + b" "), "the leaf is not canonical"),
+    (lambda: decode(with_member("k", "1")), "a member of the leaf is not a string"),
+    (lambda: decode(with_member("at", '"1"')), "a member of the leaf is not an integer"),
+    (lambda: decode(with_member("at", "true")), "a member of the leaf is not an integer"),
+    (lambda: decode(with_member("p", '"a"')), "a member of the leaf is not an array"),
+    (lambda: decode(with_member("n", '"x"')), "a member of the leaf is not hexadecimal"),
+    (lambda: decode(with_member("s", '"A"')), "a member of the leaf is not base64url"),
+    (lambda: tag(b"", LEAF.id), "the key of a holder has 32 bytes"),
+    (lambda: commitment(b"", b""), "the salt of a commitment has 32 bytes"),
+    (lambda: id_text(b""), "a UUID has 16 bytes"),
+    (lambda: id_bytes(""), "the id of an entry is a lower-case hyphenated UUID"),
+    (lambda: canonical(nested(MAX_DEPTH + 1)), "values nest at most 32 deep"),
+    (lambda: canonical(MAX_INTEGER + 1), "an integer is beyond 2^53-1"),
+    (lambda: canonical({1: 2}), "the keys of objects are ASCII"),
+    (lambda: canonical({"é": 2}), "the keys of objects are ASCII"),
+    (lambda: canonical(1.5), "a value of type float is outside the canonical profile"),
+    (lambda: canonical("\ud800"), "a string has a lone surrogate"),
+    (lambda: canonical("e\u0301"), "a string is not in NFC"),
+]
+
+
+@pytest.mark.parametrize(("refused", "sentence"), REFUSALS, ids=[sentence for _, sentence in REFUSALS])
+def test_each_refusal_says_what_is_wrong(refused: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        refused()
+    assert str(refusal.value) == sentence
