@@ -71,6 +71,19 @@ def test_the_frozen_entry_has_its_bytes_and_its_hash() -> None:
     assert decode(BYTES) == LEAF
 
 
+def test_a_notice_is_named_by_its_sha_256() -> None:
+    assert notice_hash(b"abc").hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_leaf_may_be_just_as_large_as_the_bound() -> None:
+    bare = len(encode(Leaf(LEAF.id, 0, "k", (), None, None, bytes(32))))
+    words = ["a" * 64] * ((MAX_LEAF_SIZE - bare) // 67)
+    left = MAX_LEAF_SIZE - len(encode(Leaf(LEAF.id, 0, "k", tuple(words), None, None, bytes(32))))
+    largest = Leaf(LEAF.id, 0, "k" + "k" * left, tuple(words), None, None, bytes(32))
+    assert len(encode(largest)) == MAX_LEAF_SIZE
+    assert decode(encode(largest)) == largest
+
+
 @given(leaves)
 def test_every_leaf_reads_back_and_is_rfc_8785(leaf: Leaf) -> None:
     encoded = encode(leaf)

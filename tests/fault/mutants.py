@@ -208,7 +208,7 @@ def rls_off(patch: pytest.MonkeyPatch) -> None:
 
 def session_set_config(patch: pytest.MonkeyPatch) -> None:
     """The workspace is set for the session, so that a pooled connection keeps it."""
-    _migrated(patch, "reads", lambda sql: sql.replace("p_ws::text, true)", "p_ws::text, false)"))
+    _migrated(patch, "policy_activation", lambda sql: sql.replace("p_ws::text, true)", "p_ws::text, false)"))
 
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {

@@ -35,10 +35,10 @@ def _privileged(what: str, *command: str) -> None:
 
 
 class Disk:
-    """A file system of a given size in memory, mounted on `path`."""
+    """A file system of a given size, mounted on `path`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, grows: bool) -> None:
+        self.path, self.grows = path, grows
 
     @property
     def free(self) -> int:
@@ -60,7 +60,7 @@ class Disk:
 
     def make_room(self, *, grow: bool) -> None:
         """Make it larger while it is in use, as an operator does with a volume, or take the filler away."""
-        if grow:
+        if grow and self.grows:
             at = os.statvfs(self.path)
             _run("mount", "-o", f"remount,size={at.f_blocks * at.f_frsize + GROWTH}", str(self.path))
         else:
@@ -72,12 +72,22 @@ class Disk:
 
 
 @contextmanager
-def small_disk(path: Path, *, megabytes: int) -> Iterator[Disk]:
-    """A disk on a folder, which is made if it is not there. Skips where a mount is not allowed."""
+def small_disk(path: Path, *, megabytes: int, lasting: bool = False) -> Iterator[Disk]:
+    """A disk on a folder, which is made if it is not there. Skips where a mount is not allowed.
+
+    `lasting`: ext4 in a file instead of memory, which does not grow; production bears nothing that memory holds.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    _privileged("a mount", "mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "volenti-test", str(path))
+    if lasting:
+        image = path.with_name(f"{path.name}.ext4")
+        with image.open("wb") as file:
+            file.truncate(megabytes << 20)
+        _privileged("a file system", "mkfs.ext4", "-q", "-m", "0", str(image))
+        _privileged("a mount", "mount", "-o", "loop", str(image), str(path))
+    else:
+        _privileged("a mount", "mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "volenti-test", str(path))
     try:
-        yield Disk(path)
+        yield Disk(path, grows=not lasting)
     finally:
         _run("umount", "--lazy", str(path))
 

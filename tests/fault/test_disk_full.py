@@ -70,7 +70,8 @@ def with_a_small_wal_disk(tmp_path: Path) -> Iterator[Cramped]:
 @pytest.fixture(params=["production", "laptop"])
 def with_a_small_state_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cramped]:
     state = tmp_path / "state"
-    with small_disk(state, megabytes=4) as small, fresh() as server:
+    lasting = request.param == "production"
+    with small_disk(state, megabytes=8 if lasting else 4, lasting=lasting) as small, fresh() as server:
         settings = {"VOLENTI_PROFILE": request.param, "VOLENTI_DATABASE_URL": server.url("volenti"), **beside(state)}
         with deployed(data=server.data_dir, settings=settings) as deployment:
             yield Cramped(deployment, small)

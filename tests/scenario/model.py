@@ -306,6 +306,8 @@ class Workspace:
         notice = None if choice.notice is None else self.notices.get(choice.notice)
         if request.actor == "system":
             yield "not_affirmative"
+        if request.actor == "guardian":  # nobody here has one on record
+            yield "guardian_unknown"
         if "retired_at" in purpose and now >= instant(purpose["retired_at"]):
             yield "purpose_retired"
         if not set(choice.channels) <= set(purpose.get("channels", ())):

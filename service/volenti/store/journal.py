@@ -131,7 +131,10 @@ class Journal:
 
     def close(self) -> None:
         """Return when the writes under way have ended, also those whose caller has gone."""
+        self._thread.submit(self._close)
         self._thread.shutdown()
+
+    def _close(self) -> None:
         if self._descriptor is not None:
             with suppress(OSError):  # every line is on the disk already
                 os.close(self._descriptor)
