@@ -48,6 +48,7 @@ from scenario.model import (
     Workspace,
 )
 from volenti.api.app import application
+from volenti.core.policy.starter import starter_policy
 from volenti.flows.clock import Clock, StandingClock, rfc3339
 from volenti.flows.create_workspace import create
 from volenti.flows.import_choices import import_choices
@@ -106,7 +107,8 @@ class House:
 
         async def made() -> list[Api]:
             services = self.replicas[0].services
-            workspace_id = await create(services, f"machine-{next(self._names)}")
+            document = starter_policy("Acme GmbH").replace('\njurisdictions: "2026.11"', "")  # the model knows no law
+            workspace_id = await create(services, f"machine-{next(self._names)}", document=document)
             issued = await issue(services, workspace_id, component="tests", scopes=SCOPES)
             return [Api(one.http, one.services, workspace_id, issued.secret) for one in self.replicas]
 
@@ -146,8 +148,14 @@ class Replica:
             running = replace(services, clock=clock)
             app = application(running)
             transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
-            async with app.started(), httpx.AsyncClient(transport=transport, base_url="http://volenti.test") as http:
-                yield running, http
+            try:
+                async with (
+                    app.started(),
+                    httpx.AsyncClient(transport=transport, base_url="http://volenti.test") as http,
+                ):
+                    yield running, http
+            finally:
+                await running.decisions.close()  # of its own, since the clock was replaced
 
 
 @pytest.fixture(scope="module")
