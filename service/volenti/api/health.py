@@ -10,10 +10,8 @@ from volenti.errors import VolentiError
 from volenti.flows import clock as time
 from volenti.flows.clock import StandingClock, rfc3339
 from volenti.store import workspaces
+from volenti.store.appender import CLOCKS_APART_MS
 from volenti.store.database import translated
-
-WRITE_SKEW_MS = 30_000
-"""So far from the database's clock the append takes no entry."""
 
 
 async def healthy(_: Call) -> Reply:
@@ -41,7 +39,7 @@ async def _skewed(call: Call) -> str | None:
         return None
     _, theirs = await call.services.database.about()
     apart = abs(time.milliseconds(theirs) - call.services.clock())
-    return "the clock is more than 30 s from the database's" if apart > WRITE_SKEW_MS else None
+    return "the clock is more than 30 s from the database's" if apart > CLOCKS_APART_MS else None
 
 
 async def move_clock(call: Call) -> Reply:

@@ -29,15 +29,13 @@ from volenti.flows.services import Services
 from volenti.keys.blind import fingerprint_mac, idempotency_mac
 from volenti.keys.sealer import NONCE_BYTES, answer_context, holder_key_context, identifier_context, open_sealed, seal
 from volenti.store import data_subjects, idempotency, workspaces
-from volenti.store.appender import Appended, ClockSkewed, IdClash, KeyReused, Moved, Repeated
+from volenti.store.appender import CLOCKS_APART_MS, Appended, ClockSkewed, IdClash, KeyReused, Moved, Repeated
 from volenti.store.data_subjects import Ground
 from volenti.store.journal import Line
 from volenti.store.ledger import IdempotencyRow, IdentifierChange, Item, NewHolder, PendingEntry, PendingHolder
 
 OUR_ID = "ds_"
 """How the ids begin that the service gives to people whom no caller has named."""
-APART_MS = 30_000
-"""Beyond this the append refuses what a clock says, and so does what leads to it."""
 ROUNDS = 5
 ROUNDS_SECONDS = 2.0
 """How often and how long a person who is written by others at the same moment is read again before the caller is asked to retry."""
@@ -240,9 +238,7 @@ async def _decide(
 ) -> _Decided | Refusal | IdentifierTaken:
     now = services.clock()
     found = await find(services, workspace_id, who)
-    if (
-        abs(milliseconds(found.ground.at) - now) > APART_MS
-    ):  # the append would refuse it; what its clock finds at fault is none
+    if abs(milliseconds(found.ground.at) - now) > CLOCKS_APART_MS:  # what such a clock finds at fault is no fault
         raise Unavailable("the clocks of service and database are more than 30 s apart; set them right")
     policy = await services.policy(workspace_id, found.ground)
     if policy is None:

@@ -58,6 +58,9 @@ class ClockSkewed(msgspec.Struct, frozen=True):
     """Nothing was written: the entry's time is more than 30 s from the database's clock."""
 
 
+CLOCKS_APART_MS = 30_000
+"""So far from the database's clock the append takes no entry (migrations/0004_append.sql)."""
+
 Outcome: TypeAlias = Appended | Repeated | Moved | KeyReused | IdClash | ClockSkewed
 
 
