@@ -298,7 +298,7 @@ async def test_rows_wait_while_the_database_is_away_and_arrive_when_it_is_back(
     cable.plug_in()
     await written(services, ours, len(rows))
     cable.pull()
-    await adrift._database.close()
+    await (await adrift._database.pool("volenti_app")).expire_connections()
     rows += [row_at(now()) for _ in range(1200)]
     assert all(adrift.record(ours, row) for row in rows[1200:])
     await asyncio.sleep(2 * log_decisions.FLUSH_SECONDS)

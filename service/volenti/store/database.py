@@ -131,9 +131,12 @@ class Database:
         self._statement_cache = 0 if pooler else 100
         self._pools: dict[str, Any] = {}
         self._opening = asyncio.Lock()
+        self._closed = False
 
     async def pool(self, role: Role) -> Any:
-        """The pool of a role. Raises Unavailable if the database cannot be reached."""
+        """The pool of a role. Raises Unavailable if the database cannot be reached, or after `close`."""
+        if self._closed:
+            raise Unavailable("the service is stopping")
         if role not in self._pools:
             async with self._opening:
                 if role not in self._pools:
@@ -233,7 +236,8 @@ class Database:
         return carried if self._pooler else {"role": role, "search_path": "volenti", **carried}
 
     async def close(self) -> None:
-        """Close every pool, by force if a connection does not come back within two seconds."""
+        """Close every pool, by force if a connection does not come back within two seconds. None is opened after that."""
+        self._closed = True
         for pool in self._pools.values():
             try:
                 await asyncio.wait_for(pool.close(), 2)
