@@ -64,6 +64,8 @@ class House:
     """The id of a decision of ours that is logged."""
     confirmation: str
     """The token of a page that confirms a request of ours."""
+    asking: str
+    """The token of a page that asks a person of ours for a consent."""
 
     async def credential(self, *scopes: str, **limits: Any) -> Api:
         """Our workspace with a credential of its own."""
@@ -89,7 +91,9 @@ async def house(server: Embedded) -> AsyncIterator[House]:
             await services.decisions.flush()
             requested = (await ours.choose("cus_asked", "request", notice="newsletter@1")).json()
             token = requested["confirmation"]["url"].rpartition("/")[2]
-            yield House(services, http, ours, theirs, names[0], names[1], decision, token)
+            denied = await ours.check(f"cus_{names[0]}", "personalisation", "profile", None)
+            asking = denied["access_request"]["binding_token"]
+            yield House(services, http, ours, theirs, names[0], names[1], decision, token, asking)
 
 
 async def _workspace(services: Services, http: httpx.AsyncClient, name: str) -> Api:
@@ -117,12 +121,14 @@ def request_of(route: Route, house: House) -> tuple[str, Any]:
         "/v1/policies": {"document": document},
         "/v1/policies/{version}/activate": {},
         "/v1/test/clock": {"now": "2020-01-01T00:00:00Z"},
+        "/p/{token}": {"answer": "no"},
     }  # fmt: skip
     path = (
         route.path.replace("/decisions/{id}", f"/decisions/{house.decision}")
         .replace("{id}", person)
         .replace("{version}", "1")
-        .replace("{token}", house.confirmation)
+        .replace("/c/{token}", f"/c/{house.confirmation}")
+        .replace("/p/{token}", f"/p/{house.asking}")
         .replace("{key}", "0")
         .replace("{log}", house.our_name)
         .replace("tile/{rest:path}", "tile/0/000.p/1")
@@ -141,6 +147,8 @@ async def ask(house: House, route: Route, secret: str | None, **headers: str) ->
     given = headers if secret is None else {"authorization": f"Bearer {secret}", **headers}
     if body is None:
         return await house.http.request(route.method, path, headers=given)
+    if route.form:
+        return await house.http.request(route.method, path, data=body, headers=given)
     return await house.http.request(route.method, path, json=body, headers=given)
 
 
@@ -158,6 +166,8 @@ async def test_only_these_routes_answer_without_a_credential() -> None:
     assert {name_of(route) for route in OPEN} == {
         "GET /c/{token}",
         "POST /c/{token}",
+        "GET /p/{token}",
+        "POST /p/{token}",
         "GET /.well-known/jwks.json",
         "GET /healthz",
         "GET /readyz",

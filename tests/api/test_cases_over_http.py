@@ -198,7 +198,8 @@ class Play:
                 "reasons": [one["code"] for one in found["reasons"]],
                 "evidence": [self.names.get(one["entry"], one["entry"]) for one in found["evidence"]],
                 "obligations": [one["type"] for one in found["obligations"]],
-                "remedies": found["remedies"],
+                "remedies": [{name: one[name] for name in one if name != "form_url"} for one in found["remedies"]],
+                "access_request": found["access_request"] is not None,
                 "alternatives": [{"channel": one["channel"], "topic": one["topic"]} for one in found["alternatives"]],
                 "known": found["data_subject"]["known"],
             }

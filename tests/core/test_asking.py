@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from made_policies import compiled, row
 from tables import at
-from volenti.core.asking import locked_until
+from volenti.core.asking import a_page_suffices, locked_until
 from volenti.core.consent import ConsentEvent
 from volenti.core.data_subject import ASKS_KEPT, EMPTY, DataSubjectState, Prompt
 
@@ -138,3 +138,30 @@ purposes:
     assert locked_until(policy, state, ("nl",), NOW) == at("2028-01-01T12:00:00Z")
     assert locked_until(policy, state, ("ads", "nl"), NOW) == at("2030-01-01T12:00:00Z")
     assert locked_until(policy, msgspec.structs.replace(state, birth_date="2000-01-01"), ("ads", "nl"), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("purpose", "suffices"),
+    [
+        ("notice: nl", True),
+        ("notice: nl, consent: {minimum_evidence: E2}", True),
+        ("notice: nl, consent: {minimum_evidence: E3}", False),
+        ("notice: nl, consent: {double_opt_in: true}", False),
+    ],
+)
+def test_a_page_takes_a_consent_alone_that_needs_no_more_proof_than_an_act_against_a_text(
+    purpose: str, suffices: bool
+) -> None:
+    policy = compiled(
+        f"""\
+controller: {{name: Acme GmbH}}
+notices: {{nl: {{version: 1, text: {{en: {{title: Newsletter, body: "Yes."}}}}}}}}
+purposes: {{nl: {{actions: [use], basis: {{default: consent}}, {purpose}}}}}
+"""
+    )
+    assert a_page_suffices(policy.purposes["nl"]) is suffices
+
+
+def test_a_page_that_has_nothing_to_show_takes_no_consent() -> None:
+    assert POLICY.purposes["nl"].notice is None
+    assert not a_page_suffices(POLICY.purposes["nl"])

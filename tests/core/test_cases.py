@@ -37,7 +37,18 @@ from volenti.core.data_subject import (
     Relation,
     fold,
 )
-from volenti.core.decision import Decision, Deny, Permit, Question, Situation, alternatives, evaluate, explain, remedies
+from volenti.core.decision import (
+    Decision,
+    Deny,
+    Permit,
+    Question,
+    Situation,
+    alternatives,
+    evaluate,
+    explain,
+    remedies,
+    requestable,
+)
 from volenti.core.policy.compile import CompiledPolicy, compile_policy
 from volenti.core.policy.document import Action, Channel, MessageClass, Policy, RelationType
 from volenti.core.policy.notice import PublishedNotice, newly_published
@@ -242,7 +253,9 @@ def test_each_case_is_answered_as_the_table_says(table: Table, case: Members) ->
         question = _question(asked, every_reason=asked.get("every_reason", False))
 
         decision = evaluate(policy, state, question, now, Situation(**ground))
-        answer = answered(story, policy, state, decision, question, now) | {"known": story.known(as_of)}
+        known = story.known(as_of)
+        page = known and requestable(policy, state, question, decision, now)
+        answer = answered(story, policy, state, decision, question, now) | {"known": known, "access_request": page}
         expected = expectation(asked["expect"])
         assert expected == {name: answer[name] for name in expected}, f"{case['title']}, question {position}"
 

@@ -11,6 +11,7 @@ from volenti.api.endpoint import Call, Context, Reply, decode_json
 from volenti.api.problems import Problematic, not_implemented, problem_of
 from volenti.api.values import instant, reference
 from volenti.api.wire import (
+    CheckAccessRequest,
     CheckAnswer,
     CheckBatchAnswer,
     CheckBatchRequest,
@@ -42,6 +43,7 @@ from volenti.core.decision import (
 from volenti.core.policy.document import Action
 from volenti.core.reason import reason
 from volenti.errors import Invalid
+from volenti.flows.ask_consent import link_for
 from volenti.flows.check_policy import (
     DEADLINE_MS,
     Answered,
@@ -73,7 +75,8 @@ async def check_one(call: Call) -> Reply:
         component=call.caller.component,
         deadline_ms=_deadline(call),
     )
-    return _reply(_answer(_seen(answered), asked))
+    checked = _seen(answered)
+    return _reply(_answer(checked, asked, _access_request(call, checked, asked)))
 
 
 async def check_batch(call: Call) -> Reply:
@@ -89,9 +92,7 @@ async def check_batch(call: Call) -> Reply:
     answered = []
     for item in items:
         answered.append(
-            _item_answer(call.services, item, next(answers))
-            if isinstance(item, _Item)
-            else _refusal(call.services, item)
+            _item_answer(call, item, next(answers)) if isinstance(item, _Item) else _refusal(call.services, item)
         )
         if batch.semantic == ("stop_on_permit" if answered[-1].allowed else "stop_on_deny"):
             break
@@ -150,11 +151,12 @@ def _item(call: Call, defaults: dict[str, Any], raw: msgspec.Raw) -> _Item | _No
         return _NoQuestion(key, problem_of(error))
 
 
-def _item_answer(services: Services, item: _Item, answered: Answered) -> CheckItemAnswer:
+def _item_answer(call: Call, item: _Item, answered: Answered) -> CheckItemAnswer:
     try:
-        answer = _answer(_seen(answered), item.wire)
+        checked = _seen(answered)
     except Problematic as problem:
-        return _refusal(services, _NoQuestion(item.key, problem))
+        return _refusal(call.services, _NoQuestion(item.key, problem))
+    answer = _answer(checked, item.wire, _access_request(call, checked, item.wire))
     return CheckItemAnswer(**_members(answer), key=item.key)
 
 
@@ -261,7 +263,19 @@ def _moment(call: Call, asked: CheckRequest) -> Moment:
     return Moment()
 
 
-def _answer(checked: Checked, asked: CheckRequest | None) -> CheckAnswer:
+def _access_request(call: Call, checked: Checked, asked: CheckRequest) -> CheckAccessRequest | None:
+    """The page that asks the person, for a caller who may make links: whoever holds one can answer in the person's place."""
+    if "links:create" not in call.caller.scopes or asked.at is not None or asked.as_of is not None:
+        return None
+    link = link_for(call.services, call.workspace_id, checked)
+    if link is None:
+        return None
+    token, expires_at = link
+    url = f"{call.services.settings.base_url}/p/{token}"
+    return CheckAccessRequest(form_url=url, expires_at=rfc3339(expires_at), binding_token=token)
+
+
+def _answer(checked: Checked, asked: CheckRequest | None, access: CheckAccessRequest | None = None) -> CheckAnswer:
     """The answer on the wire. `asked` None: nothing is known of the question, and nothing is said of it."""
     decision, question = checked.decision, checked.question
     reasons = decision.reasons
@@ -275,7 +289,7 @@ def _answer(checked: Checked, asked: CheckRequest | None) -> CheckAnswer:
         reason=reasons[0].reason.code,
         reasons=tuple(_reason(given) for given in reasons),
         remedies=tuple(
-            _timed(remedy)
+            _timed(remedy) | ({"form_url": access.form_url} if access and remedy["type"] == "ask_consent" else {})
             for remedy in remedies(checked.policy, checked.state, question, decision, checked.evaluated_at)
         ),
         alternatives=_alternatives(checked) if "alternatives" in include and not permitted else (),
@@ -303,7 +317,7 @@ def _answer(checked: Checked, asked: CheckRequest | None) -> CheckAnswer:
         else CheckedPolicy(version=checked.policy_version, hash=f"sha256:{checked.policy.hash.hex()}"),
         revision=None if checked.epoch == 0 else revision_token(checked.epoch, checked.size),
         staleness_ms=checked.staleness_ms,
-        access_request=None,
+        access_request=access,
         reservation=None,
         permit=None,
         decision_id=f"dec_{checked.decision_id}" if asked is None or (asked.at or asked.as_of) is None else None,

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
@@ -29,6 +30,9 @@ CALLER_SECONDS = 1.0
 REQUEST_SECONDS = 15.0
 """How long a request may take once its body is there; each route has shorter deadlines of its own, this one bounds their sum."""
 DEPTH = 32
+FORM = "application/x-www-form-urlencoded"
+MOST_FIELDS = 16
+"""Of a form."""
 
 log = structlog.get_logger()
 
@@ -131,6 +135,8 @@ class Route:
     limit: int = 0
     """Bytes of body; 0: none is read."""
     request: type[Any] | None = None
+    form: bool = False
+    """True: the body is what the form of a page sends, not JSON."""
     answer: type[Any] | None = None
     media: tuple[str, ...] = ("application/json",)
     """What the answer may be."""
@@ -273,10 +279,10 @@ def too_deep(raw: bytes, depth: int = DEPTH) -> bool:
 def _decode(route: Route, raw: bytes, headers: Mapping[str, str]) -> Any:
     if route.request is None:
         return raw
-    media = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if media != "application/json":
-        raise Problematic(415, "media_type", "send application/json")
-    return decode_json(raw, route.request)
+    expected = FORM if route.form else "application/json"
+    if headers.get("content-type", expected).partition(";")[0].strip().lower() != expected:
+        raise Problematic(415, "media_type", f"send {expected}")
+    return decode_form(raw, route.request) if route.form else decode_json(raw, route.request)
 
 
 def _distinct(members: list[tuple[str, Any]]) -> None:
@@ -300,6 +306,20 @@ def decode_json(raw: bytes, type: Any) -> Any:  # noqa: A002
         raise invalid_body(error) from None
     except (msgspec.DecodeError, ValueError, RecursionError):
         raise Problematic(400, "malformed_json", "the body is not JSON in UTF-8") from None
+
+
+def decode_form(raw: bytes, type: Any) -> Any:  # noqa: A002
+    """Decode what a form sent. Raises a 400 problem for what is no form, a 422 with a pointer for what does not fit."""
+    try:
+        fields = parse_qsl(raw.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=MOST_FIELDS) if raw else []  # fmt: skip
+    except ValueError:
+        raise Problematic(400, "malformed_form", f"the body is no {FORM}") from None
+    if len(dict(fields)) != len(fields):
+        raise Problematic(400, "duplicate_member", "the form names a field twice")
+    try:
+        return msgspec.convert(dict(fields), type)
+    except msgspec.ValidationError as error:
+        raise invalid_body(error) from None
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from volenti.api import wire
-from volenti.api.endpoint import Route
+from volenti.api.endpoint import FORM, Route
 from volenti.core.policy.schema import json_schema
 from volenti.core.reason import REASONS
 
@@ -69,7 +69,7 @@ def _operation(route: Route, path: str, references: dict[type[Any], Any]) -> dic
     if route.request is not None:
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": references[route.request]}},
+            "content": {FORM if route.form else "application/json": {"schema": references[route.request]}},
         }
         operation["x-limit-bytes"] = route.limit
     return operation

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from volenti.api import check, confirmation, consents, data_subjects, decisions, health, ledger, policies, schema, wire
+from volenti.api import (
+    asking,
+    check,
+    confirmation,
+    consents,
+    data_subjects,
+    decisions,
+    health,
+    ledger,
+    page,
+    policies,
+    schema,
+    wire,
+)
 from volenti.api.endpoint import Route
 
 CHECK_BYTES = 64 * 1024
 BATCH_BYTES = 1024 * 1024
+FORM_BYTES = 16 * 1024
 WRITE_BYTES = 256 * 1024
 POLICY_BYTES = 512 * 1024
 
@@ -69,9 +83,13 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
               answer=wire.ConsistencyProof, errors=(422, 503), query={"from": "the smaller size", "to": "the larger size"}),
         Route("GET", "/v1/ledger/keys", ledger.show_keys, "The keys that sign the log", scope="ledger:read", answer=wire.LedgerKeys, errors=(503,)),
         Route("GET", "/c/{token}", confirmation.open_page, "The page of a double opt-in: opening it changes nothing", listener="public",
-              media=(confirmation.HTML,), errors=(404, 410, 503)),
+              media=(page.HTML,), errors=(404, 410, 503)),
         Route("POST", "/c/{token}", confirmation.confirm_page, "Confirm what the page asks for", listener="public",
-              media=(confirmation.HTML,), errors=(404, 410, 503)),
+              media=(page.HTML,), errors=(404, 410, 503)),
+        Route("GET", "/p/{token}", asking.open_asking, "The page that asks a person for a consent: opening it changes nothing", listener="public",
+              media=(page.HTML,), errors=(404, 410, 503)),
+        Route("POST", "/p/{token}", asking.answer_asking, "Agree or refuse", listener="public", limit=FORM_BYTES,
+              request=wire.AskingForm, form=True, media=(page.HTML,), errors=(404, 409, 410, 503)),
         Route("GET", "/.well-known/jwks.json", ledger.show_jwks, "The public keys of tokens", listener="public", answer=wire.JsonWebKeySet),
         Route("GET", "/log/{log}/checkpoint", ledger.log_checkpoint, "The newest checkpoint of a log", scope=log_scope, listener="public",
               media=(ledger.TEXT,), errors=(404, 503)),

@@ -199,6 +199,17 @@ class CheckTrace(Answer, frozen=True):
     inputs: dict[str, Any]
 
 
+class CheckAccessRequest(Answer, frozen=True):
+    """A page that asks the person for exactly what the question lacks; `binding_token` is its link's token.
+
+    To send the link is a message of its own, which needs its own permit; to show it to the person needs none.
+    """
+
+    form_url: str
+    expires_at: str
+    binding_token: str
+
+
 class CheckAnswer(Answer, frozen=True):
     """The decision, why, on what evidence, and what goes with it.
 
@@ -222,7 +233,7 @@ class CheckAnswer(Answer, frozen=True):
     policy: CheckedPolicy | None
     revision: str | None
     staleness_ms: int
-    access_request: dict[str, Any] | None
+    access_request: CheckAccessRequest | None
     reservation: dict[str, Any] | None
     permit: str | None
     decision_id: str | None
@@ -479,7 +490,14 @@ class LookupAnswer(Answer, frozen=True):
     id: str | None
 
 
-# ---- offers
+# ---- offers and the page that asks
+
+
+class AskingForm(Request, frozen=True):
+    """What a button of the page sends: the answer, and the offer that says what the page showed. A no needs none."""
+
+    answer: Literal["yes", "no"]
+    offer: Annotated[str, Meta(max_length=8192)] = ""
 
 
 class OfferRequest(Request, frozen=True):

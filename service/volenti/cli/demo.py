@@ -25,6 +25,7 @@ SCOPES = (
     "consents:write",
     "consents:read",
     "preferences:write",
+    "links:create",
     "data_subjects:erase",
     "policy:read",
     "policy:write",

@@ -8,11 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from volenti.core.consent import scopes, settle
+from volenti.core.consent import E2, scopes, settle
 from volenti.core.data_subject import ASKS_KEPT, DataSubjectState, comes_of_age
 from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose
+from volenti.core.policy.document import grade_number
 from volenti.core.policy.duration import expires_at
 from volenti.core.validity import terms_of
+
+
+def a_page_suffices(purpose: CompiledPurpose) -> bool:
+    """True if a page that shows the notice may take the consent alone.
+
+    Not where the purpose has no notice to show, and not where the consent must be confirmed through the address
+    (double opt-in) or proved better than by an act against a text: who opens a link has shown neither.
+    """
+    return purpose.notice is not None and not purpose.double_opt_in and grade_number(purpose.minimum_evidence) <= E2
 
 
 def locked_until(policy: CompiledPolicy, state: DataSubjectState, purposes: Iterable[str], now: int) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from volenti.core.asking import locked_until
+from volenti.core.asking import a_page_suffices, locked_until
 from volenti.core.consent import ConsentEvent, Standing, live, scopes, settle_live
 from volenti.core.data_subject import ENTRY_KINDS, DataSubjectState, Fact, comes_of_age
 from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, covers_region, terms_for
@@ -691,6 +691,16 @@ def remedies(
     if isinstance(decision, Permit):
         return ()
     return tuple(remedy for given in decision.reasons for remedy in _remedies(policy, state, question, given, now))
+
+
+def requestable(
+    policy: CompiledPolicy | None, state: DataSubjectState, question: Question, decision: Decision, now: int
+) -> bool:
+    """True if a page may ask the person for the consent that a denial lacks: they can lift it, and may be asked now."""
+    if policy is None or isinstance(decision, Permit) or decision.reasons[0].reason.remedy != "ask_consent":
+        return False
+    purpose = policy.purposes[question.purpose]
+    return a_page_suffices(purpose) and locked_until(policy, state, (purpose.key,), now) is None
 
 
 def _remedies(

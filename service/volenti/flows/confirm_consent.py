@@ -14,12 +14,13 @@ from volenti.core.data_subject import Act, DataSubjectState, Evidence, Identifie
 from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy
 from volenti.core.policy.document import NoticeText
-from volenti.errors import NotFound, Unavailable
-from volenti.flows.find_data_subject import Person, find, open_person
+from volenti.errors import Unavailable
+from volenti.flows.find_data_subject import Person
+from volenti.flows.open_link import NoLink, open_link
 from volenti.flows.record_consents import IdentifierTaken, KeyMisused, Recorded, record
 from volenti.flows.services import Services
 from volenti.keys.links import ConfirmationLink, read_confirmation, sign_confirmation
-from volenti.store import data_subjects, policies
+from volenti.store import policies
 
 METHOD = "email_link"
 COMPONENT = "confirmation_page"
@@ -54,10 +55,6 @@ class Expired(msgspec.Struct, frozen=True):
 
 class Settled(msgspec.Struct, frozen=True):
     """The link was good; what it asked for was refused, taken back or asked for anew since."""
-
-
-class NoLink(msgspec.Struct, frozen=True):
-    """The text is no link of this deployment, or whom it was for is not there: one answer for all of these."""
 
 
 Shown: TypeAlias = Waiting | Confirmed | Expired | Settled | NoLink
@@ -122,19 +119,8 @@ def confirmed_write(services: Services, workspace_id: UUID, token: str) -> str |
 
 async def _open(services: Services, token: str) -> tuple[ConfirmationLink, Person, CompiledPolicy] | NoLink:
     link = read_confirmation(services.keyring, token)
-    if link is None:
-        return NoLink()
-    try:
-        ground = (await find(services, link.workspace, ())).ground
-        async with services.database.workspace("volenti_app", link.workspace) as connection:
-            row = await data_subjects.by_holder(connection, link.workspace, link.holder)
-        person = open_person(link.workspace, await services.workspace_key(link.workspace), row)
-    except NotFound:
-        return NoLink()
-    policy = await services.policy(link.workspace, ground)
-    if policy is None:
-        return NoLink()
-    return link, person, policy
+    opened = None if link is None else await open_link(services, link.workspace, link.holder)
+    return NoLink() if link is None or opened is None else (link, *opened)
 
 
 async def _stands(services: Services, link: ConfirmationLink, person: Person, policy: CompiledPolicy) -> Shown:
