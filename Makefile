@@ -36,7 +36,7 @@ test: $(VENV)/.dev ## all tests, the linters and the types
 
 # Again where it may differ: on the oldest PostgreSQL that is supported, then with a PgBouncer between.
 POSTGRESQL_15 ?= /usr/lib/postgresql/15/bin
-DATABASE_TESTS = tests --ignore tests/core --ignore tests/keys --ignore tests/fault/test_planted_bugs.py
+DATABASE_TESTS = tests --ignore tests/core --ignore tests/keys --ignore tests/browser --ignore tests/fault/test_planted_bugs.py
 test-databases: $(VENV)/.dev ## what touches a database again: on PostgreSQL 15, then through PgBouncer
 	@if [ -x $(POSTGRESQL_15)/initdb ]; then \
 		echo "on PostgreSQL 15"; VOLENTI_PG_BIN=$(POSTGRESQL_15) $(BIN)/pytest -n 2 --dist worksteal $(DATABASE_TESTS); \

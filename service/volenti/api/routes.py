@@ -99,7 +99,7 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
               media=(ledger.BINARY,), errors=(404, 503)),
         Route("GET", "/healthz", health.healthy, "The process answers", listener="admin", answer=wire.Health),
         Route("GET", "/readyz", health.ready, "The process should get requests", listener="admin", answer=wire.Health, errors=(503,)),
-        Route("GET", "/schema", schema.page, "This document, to read", listener="admin", media=(schema.HTML,)),
+        Route("GET", "/schema", schema.page, "This document, to read", listener="admin", media=(page.HTML,)),
         Route("GET", "/schema/openapi.json", schema.document, "This document", listener="admin", media=("application/json",)),
     ]  # fmt: skip
     if test_clock:

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from volenti.api.endpoint import Call, Reply
+from volenti.api.page import HTML
 
-HTML = "text/html; charset=utf-8"
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
 def _stored() -> bytes:
