@@ -223,7 +223,7 @@ async def test_a_closed_route_answers_401_without_a_live_credential(house: House
 
 
 @any_closed_route
-async def test_a_bad_credential_is_refused_before_the_body_is_looked_at(house: House, route: Route) -> None:
+async def test_a_bad_credential_refused_before_the_body_is_looked_at(house: House, route: Route) -> None:
     path, _ = request_of(route, house)
     answer = await house.http.request(route.method, path, content=b"\xff" * (route.limit + 1))
     is_problem(answer, 401)
@@ -239,7 +239,7 @@ async def test_the_name_of_the_scheme_may_be_written_in_any_case(house: House) -
 
 
 @any_closed_route
-async def test_a_credential_that_lacks_just_the_scope_of_a_route_is_refused(house: House, route: Route) -> None:
+async def test_a_credential_that_lacks_just_the_scope_of_a_route_refused(house: House, route: Route) -> None:
     lacking = await house.credential(*(scope for scope in SCOPES if scope != route.scope))
     answer = await ask(house, route, lacking.secret)
     is_problem(answer, 403)
@@ -299,7 +299,7 @@ async def test_choices_outside_a_credentials_purposes_are_refused_together(house
     assert (await limited.choose("cus_limited", "withdraw")).status_code == 201
 
 
-async def test_an_offer_outside_a_credentials_purposes_is_refused(house: House) -> None:
+async def test_an_offer_outside_a_credentials_purposes_refused(house: House) -> None:
     limited = await house.credential("consents:write", purposes=["newsletter"])
     offer = {"purposes": ["newsletter"], "surface": "https://shop.example/", "language": "en"}
     assert (await limited.post("/v1/offers", offer)).status_code == 201
@@ -317,6 +317,17 @@ async def test_another_method_is_405_with_the_methods_that_the_path_takes(house:
         answer = await house.http.request(method, concrete)
         is_problem(answer, 405)
         assert {one.strip() for one in answer.headers["allow"].split(",")} & taken
+
+
+@pytest.mark.parametrize("route", [route for route in TABLE if route.method == "GET"], ids=name_of)
+async def test_a_head_is_answered_as_its_get_would_be_without_a_body(house: House, route: Route) -> None:
+    path = request_of(route, house)[0]
+    whole, head = [await house.ours.request(method, path) for method in ("GET", "HEAD")]
+    assert (head.status_code, head.headers["content-type"]) == (whole.status_code, whole.headers["content-type"])
+    assert (len(whole.content) > 0, head.content) == (True, b"")
+    if route.scope is not None:
+        refused = await house.http.head(path)
+        assert (refused.status_code, refused.content) == (401, b"")
 
 
 def _pattern(path: str) -> str:
@@ -615,7 +626,7 @@ async def test_an_idempotency_key_that_another_workspace_used_is_free(house: Hou
 # ---- revocation, and guesses
 
 
-async def test_a_revoked_credential_is_refused_within_a_second_on_every_replica(server: Embedded, house: House) -> None:
+async def test_a_revoked_credential_refused_within_a_second_on_every_replica(server: Embedded, house: House) -> None:
     """The revocation goes through services of its own, as from the command line: nothing tells the running one."""
     used = await house.credential("policy:read")
     assert (await used.get("/v1/policies")).status_code == 200

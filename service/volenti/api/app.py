@@ -139,7 +139,7 @@ class Application:
         path = re.sub(r"\{(\w+)\}", r"{\1:str}", route.path)
         return HTTPRouteHandler(
             path,
-            http_method=[HttpMethod(route.method)],
+            http_method=[HttpMethod.GET, HttpMethod.HEAD] if route.method == "GET" else [HttpMethod(route.method)],
             name=f"{route.method} {route.path}",
             status_code=route.status,
             include_in_schema=False,
