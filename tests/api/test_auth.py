@@ -115,6 +115,7 @@ def request_of(route: Route, house: House) -> tuple[str, Any]:
         "/v1/check/batch": {"items": [{"data_subject": {"id": person}, "action": "use", "purpose": "analytics"}]},
         "/v1/data-subjects/{id}/restriction": {"restricted": False},
         "/v1/consents": {"data_subject": {"id": person}, "events": [{"kind": "withdraw", "purpose": "analytics"}], "actor": {"type": "data_subject"}},
+        "/v1/consents/batch": {"items": [{"data_subject": {"id": person}, "events": [{"kind": "withdraw", "purpose": "analytics"}], "actor": {"type": "data_subject"}}]},
         "/v1/offers": {"purposes": ["newsletter"], "surface": "https://shop.example/", "language": "en"},
         "/v1/data-subjects/lookup": {"identifier": {"type": "email", "value": mail}},
         "/v1/data-subjects/{id}": {"locale": "de"},
@@ -223,7 +224,7 @@ async def test_a_closed_route_answers_401_without_a_live_credential(house: House
 
 
 @any_closed_route
-async def test_a_bad_credential_refused_before_the_body_is_looked_at(house: House, route: Route) -> None:
+async def test_a_bad_credential_is_refused_before_the_body_is_looked_at(house: House, route: Route) -> None:
     path, _ = request_of(route, house)
     answer = await house.http.request(route.method, path, content=b"\xff" * (route.limit + 1))
     is_problem(answer, 401)
@@ -239,7 +240,7 @@ async def test_the_name_of_the_scheme_may_be_written_in_any_case(house: House) -
 
 
 @any_closed_route
-async def test_a_credential_that_lacks_just_the_scope_of_a_route_refused(house: House, route: Route) -> None:
+async def test_a_credential_that_lacks_just_the_scope_of_a_route_is_refused(house: House, route: Route) -> None:
     lacking = await house.credential(*(scope for scope in SCOPES if scope != route.scope))
     answer = await ask(house, route, lacking.secret)
     is_problem(answer, 403)
@@ -299,7 +300,7 @@ async def test_choices_outside_a_credentials_purposes_are_refused_together(house
     assert (await limited.choose("cus_limited", "withdraw")).status_code == 201
 
 
-async def test_an_offer_outside_a_credentials_purposes_refused(house: House) -> None:
+async def test_an_offer_outside_a_credentials_purposes_is_refused(house: House) -> None:
     limited = await house.credential("consents:write", purposes=["newsletter"])
     offer = {"purposes": ["newsletter"], "surface": "https://shop.example/", "language": "en"}
     assert (await limited.post("/v1/offers", offer)).status_code == 201
@@ -505,6 +506,9 @@ def naming(route: Route, it: Things) -> list[tuple[str, Any]]:
                 (path, {"data_subject": {**anybody, "identifiers": [mail]}, **withdrawal}),
                 (path, {"data_subject": anybody, **grant, "evidence": {"offer": it.offer}}),
             ]
+        case "POST /v1/consents/batch", path:
+            named = ({"id": it.person}, {**anybody, "identifiers": [mail]})
+            return [(path, {"items": [{"data_subject": one, **withdrawal}]}) for one in named]
         case "POST /v1/offers", path:
             return [(path, {**shown, "data_subject": {"id": it.person}})]
         case "PATCH /v1/data-subjects/{id}", path:
@@ -626,7 +630,7 @@ async def test_an_idempotency_key_that_another_workspace_used_is_free(house: Hou
 # ---- revocation, and guesses
 
 
-async def test_a_revoked_credential_refused_within_a_second_on_every_replica(server: Embedded, house: House) -> None:
+async def test_a_revoked_credential_is_refused_within_a_second_on_every_replica(server: Embedded, house: House) -> None:
     """The revocation goes through services of its own, as from the command line: nothing tells the running one."""
     used = await house.credential("policy:read")
     assert (await used.get("/v1/policies")).status_code == 200

@@ -9,7 +9,7 @@ import msgspec
 
 from volenti.api.endpoint import Call, Context, Reply, decode_json
 from volenti.api.problems import Problematic, not_implemented, problem_of
-from volenti.api.values import instant, reference
+from volenti.api.values import instant, item_key, reference
 from volenti.api.wire import (
     CheckAccessRequest,
     CheckAnswer,
@@ -141,10 +141,7 @@ def _item(call: Call, defaults: dict[str, Any], raw: msgspec.Raw) -> _Item | _No
     key = None
     try:
         members = decode_json(bytes(raw), dict[str, Any])
-        key = members.pop("key", None)
-        if key is not None and not (isinstance(key, str) and len(key) <= 128):
-            key = None
-            raise Problematic(422, "invalid_value", "a key is a text of at most 128 characters", pointer="/key")
+        key = item_key(members)
         asked = decode_json(msgspec.json.encode(defaults | members), CheckRequest)
         return _Item(key, asked, _asked(call, asked))
     except (Problematic, Invalid) as error:

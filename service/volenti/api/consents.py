@@ -1,24 +1,27 @@
-"""POST /v1/consents and /v1/offers: record a person's choices, and state what was put before them."""
+"""POST /v1/consents, its batch and /v1/offers: record people's choices, and state what was put before them."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, assert_never
 
 import msgspec
 
 from volenti.api import wire
-from volenti.api.endpoint import Call, Reply, idempotency_key
-from volenti.api.problems import Problematic, not_implemented, refused
-from volenti.api.values import composed, identifier, instant, optional_instant, reference, zone
+from volenti.api.endpoint import Call, Reply, decode_json, idempotency_key
+from volenti.api.problems import Problematic, body_of, not_implemented, problem_of, refused
+from volenti.api.values import composed, identifier, instant, item_key, optional_instant, reference, zone
 from volenti.core.admission import PERMISSIVE, Choice, Command, Facts, Refusal, ShownOffer
 from volenti.core.data_subject import ENTRY_KINDS, Act, Evidence, Identifier
+from volenti.errors import Invalid, VolentiError
 from volenti.flows.clock import rfc3339
 from volenti.flows.confirm_consent import Expired, confirmed_write, link_for
 from volenti.flows.issue_offer import AskLocked, OfferIssued, OfferRejected, issue, present
 from volenti.flows.prove_entry import prove
+from volenti.flows.record_batch import Outcome, Write, record_batch
 from volenti.flows.record_consents import (
     IdentifierTaken,
     KeyMisused,
@@ -43,6 +46,70 @@ def authorise_actor(call: Call, actor: wire.ActorReference) -> None:
 async def record_choices(call: Call) -> Reply:
     """Record choices of one person, together or not at all."""
     asked: wire.ConsentsRequest = call.body
+    command, people = _command(call, asked), who(asked.data_subject)
+    recording = await record(call.services, call.workspace_id, command, people, retry_of(call, "POST /v1/consents"))
+    return await recorded(call, recording, status=201, pointers=_pointers(asked))
+
+
+async def record_many(call: Call) -> Reply:
+    """Record choices of many people: each item is a write of its own, and is answered as it would be alone."""
+    batch: wire.ConsentsBatchRequest = call.body
+    items = [_item(call, position, raw) for position, raw in enumerate(batch.items)]
+    writes = [item.write for item in items if isinstance(item, _Item)]
+    outcomes = await record_batch(call.services, call.workspace_id, writes)
+    done = iter(outcomes)
+    answers = [
+        await _item_answer(call, item, next(done)) if isinstance(item, _Item) else _item_refusal(item) for item in items
+    ]
+    newest = max(((one.epoch, one.size) for one in outcomes if isinstance(one, Recorded)), default=None)
+    revision = None if newest is None else revision_token(*newest)
+    return Reply(wire.ConsentsBatchAnswer(items=tuple(answers), revision=revision))
+
+
+class _Item(msgspec.Struct, frozen=True):
+    """An item of a batch that can be written."""
+
+    key: str | None
+    write: Write
+    pointers: tuple[str, ...]
+
+
+class _NoWrite(msgspec.Struct, frozen=True):
+    """An item that cannot, with the problem that it would be alone."""
+
+    key: str | None
+    problem: Problematic
+
+
+def _item(call: Call, position: int, raw: msgspec.Raw) -> _Item | _NoWrite:
+    key = None
+    try:
+        members = decode_json(bytes(raw), dict[str, Any])
+        key = item_key(members)
+        asked = decode_json(msgspec.json.encode(members), wire.ConsentsRequest)
+        retry = retry_of(replace(call, body=asked), "POST /v1/consents/batch", item=position)
+        return _Item(key, Write(_command(call, asked), who(asked.data_subject), retry), _pointers(asked))
+    except (Problematic, Invalid) as error:
+        return _NoWrite(key, problem_of(error))
+
+
+async def _item_answer(call: Call, item: _Item, outcome: Outcome) -> wire.ConsentsItemAnswer:
+    try:
+        if isinstance(outcome, VolentiError):
+            raise outcome
+        reply = await recorded(call, outcome, status=201, pointers=item.pointers, proofs=False)
+    except (Problematic, VolentiError) as error:
+        return _item_refusal(_NoWrite(item.key, problem_of(error)))
+    return wire.ConsentsItemAnswer(key=item.key, status=reply.status, recorded=reply.body, error=None)
+
+
+def _item_refusal(item: _NoWrite) -> wire.ConsentsItemAnswer:
+    error = msgspec.json.decode(body_of(item.problem))
+    return wire.ConsentsItemAnswer(key=item.key, status=item.problem.status, recorded=None, error=error)
+
+
+def _command(call: Call, asked: wire.ConsentsRequest) -> Command:
+    """What is to be recorded. Raises the problem of what this version, or this credential, does not take."""
     if asked.preferences is not None:
         raise not_implemented("/preferences")
     authorise_actor(call, asked.actor)
@@ -50,7 +117,7 @@ async def record_choices(call: Call) -> Reply:
         raise Problematic(403, "out_of_scope", "the credential does not cover this purpose")
     grants = any(event.kind in PERMISSIVE for event in asked.events)
     offer = _offer(call, asked.evidence) if grants else None  # a restriction needs none, and is never refused for one
-    command = Command(
+    return Command(
         actor=asked.actor.type,
         component=call.caller.component,
         guardian=asked.actor.id,
@@ -66,12 +133,12 @@ async def record_choices(call: Call) -> Reply:
         evidence=_evidence(asked.evidence, offer),
         offer=offer,
     )
-    recording = await record(
-        call.services, call.workspace_id, command, who(asked.data_subject), retry_of(call, "POST /v1/consents")
-    )
-    pointers = [] if asked.data_subject.id is None else ["/data_subject/id"]
-    pointers += [f"/data_subject/identifiers/{position}" for position in range(len(asked.data_subject.identifiers))]
-    return await recorded(call, recording, status=201, pointers=pointers)
+
+
+def _pointers(asked: wire.ConsentsRequest) -> tuple[str, ...]:
+    """The members that name the person, in the order of `who`."""
+    named = () if asked.data_subject.id is None else ("/data_subject/id",)
+    return named + tuple(f"/data_subject/identifiers/{n}" for n in range(len(asked.data_subject.identifiers)))
 
 
 def who(given: wire.DataSubject) -> tuple[Identifier, ...]:
@@ -88,17 +155,25 @@ def who(given: wire.DataSubject) -> tuple[Identifier, ...]:
     return identifiers
 
 
-def retry_of(call: Call, request: str) -> Retry | None:
-    """What makes this call safe to repeat, if its caller gave a key. The fingerprint is over the decoded body, not its bytes."""
+def retry_of(call: Call, request: str, *, item: int | None = None) -> Retry | None:
+    """What makes this call safe to repeat, if its caller gave a key. The fingerprint is over the decoded body, not its bytes.
+
+    `item` is the position of an item in its batch: each has a key of its own under that of the batch.
+    """
     key = idempotency_key(call.headers)
-    return None if key is None else Retry(call.caller.credential_id, key, request, _canonical.encode(call.body))
+    if key is None:
+        return None
+    key = key if item is None else f"{key}\0{item}"
+    return Retry(call.caller.credential_id, key, request, _canonical.encode(call.body))
 
 
-async def recorded(call: Call, recording: Recording, *, status: int, pointers: Sequence[str]) -> Reply:
+async def recorded(
+    call: Call, recording: Recording, *, status: int, pointers: Sequence[str], proofs: bool = True
+) -> Reply:
     """The answer to a write; `pointers` name the members that its identifiers came from."""
     match recording:
         case Recorded():
-            return await _success(call, recording, status)
+            return await _success(call, recording, status, await _proofs(call, recording) if proofs else {})
         case Refusal():
             raise refused(recording)
         case KeyMisused():
@@ -111,8 +186,7 @@ async def recorded(call: Call, recording: Recording, *, status: int, pointers: S
             assert_never(recording)
 
 
-async def _success(call: Call, done: Recorded, status: int) -> Reply:
-    proofs = await _proofs(call, done)
+async def _success(call: Call, done: Recorded, status: int, proofs: Mapping[str, str]) -> Reply:
     entries = tuple(
         wire.RecordedEntry(
             entry=entry.entry, index=done.first_index + position, kind=entry.kind, leaf_hash=entry.leaf_hash, applied=entry.applied, why=entry.why,

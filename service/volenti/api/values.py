@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 import zoneinfo
 from datetime import UTC, datetime, timedelta
-from typing import overload
+from typing import Any, overload
 
 from volenti.api import wire
 from volenti.api.problems import Problematic
@@ -72,3 +72,11 @@ def zone(name: str | None, pointer: str) -> str | None:
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             raise Problematic(422, "invalid_value", "there is no such time zone", pointer=pointer) from None
     return name
+
+
+def item_key(members: dict[str, Any]) -> str | None:
+    """Take the caller's own key out of an item of a batch. Raises a 422 problem for one that cannot be used."""
+    key = members.pop("key", None)
+    if key is not None and not (isinstance(key, str) and len(key) <= 128):
+        raise Problematic(422, "invalid_value", "a key is a text of at most 128 characters", pointer="/key")
+    return key

@@ -346,6 +346,32 @@ class RecordedAnswer(Answer, frozen=True):
     confirmation: Confirmation | UnsetType = UNSET
 
 
+class ConsentsBatchRequest(Request, frozen=True):
+    """Writes about many people. Each item has the members of a write of its own, and a `key` for its caller.
+
+    Items are decoded one by one, so that a bad one is answered alone. Items that name an identifier in common are
+    recorded in their order.
+    """
+
+    items: Annotated[tuple[msgspec.Raw, ...], Meta(min_length=1, max_length=500)]
+
+
+class ConsentsItemAnswer(Answer, frozen=True):
+    """What became of an item: the status and the answer that it would have had alone. `error` is a problem document."""
+
+    key: str | None
+    status: int
+    recorded: RecordedAnswer | None
+    error: dict[str, Any] | None
+
+
+class ConsentsBatchAnswer(Answer, frozen=True):
+    """In the order of the items. A check that carries `revision` knows of all that was recorded; null if nothing was."""
+
+    items: tuple[ConsentsItemAnswer, ...]
+    revision: str | None
+
+
 class IdentifierChanges(Request, frozen=True):
     add: Annotated[tuple[VerifiedIdentifier, ...], Meta(max_length=16)] = ()
     remove: Annotated[tuple[Identifier, ...], Meta(max_length=16)] = ()
