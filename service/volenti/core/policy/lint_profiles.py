@@ -128,7 +128,9 @@ def _rows_without_effect(policy: Policy, law: _Law) -> Iterator[Remark]:
     for name, purpose in policy.purposes.items():
         for place, basis in purpose.basis.items():
             demanded = [law.bases(place, rows) for rows in _rows(purpose)]
-            always = all(len(bases) == len(law.periods) for bases in demanded)
+            always = demanded and all(
+                len(bases) == len(law.periods) for bases in demanded
+            )  # a send without channels has none
             if place != DEFAULT and always and all(is_stricter(one, basis) for bases in demanded for one in bases):
                 stricter = strictest(one for bases in demanded for one in bases)
                 yield (
