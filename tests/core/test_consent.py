@@ -22,6 +22,7 @@ from volenti.core.consent import (
     Settled,
     Standing,
     barrier,
+    choices_of,
     in_force,
     insert,
     live,
@@ -458,6 +459,18 @@ def test_each_channel_that_is_named_has_a_standing_of_its_own() -> None:
 
     assert scopes(history) == (None, "email", "sms")
     assert scopes(()) == (None,)
+
+
+@settings(deadline=None)
+@given(histories)
+def test_choices_folded_once_stand_as_folded_for_each_channel(history: list[ConsentEvent]) -> None:
+    folded = choices_of(ordered(*history))
+    channels = (*CHANNELS, "post")
+
+    expected = [settle(ordered(*history), channel) for channel in channels]
+    assert expected == [folded.standing(channel) for channel in channels]
+    objections = [one.decided_by for one in expected if one.state == "objected"]
+    assert (folded.objection() in objections) if objections else (folded.objection() is None)
 
 
 # --- what is in force ---------------------------------------------------------------------------------------------

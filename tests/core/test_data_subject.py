@@ -14,7 +14,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volenti.core.consent import E2, E3, Actor, ConsentEvent, ConsentKind, settle
+from volenti.core.consent import E2, E3, NO_CHOICES, Actor, ConsentEvent, ConsentKind, choices_of, settle
 from volenti.core.data_subject import (
     ASKS_KEPT,
     EMPTY,
@@ -478,6 +478,29 @@ def test_a_state_reads_back_as_it_was_written(entries: list[Entry]) -> None:
     state = fold(entries)
 
     assert state == decode_state(encode_state(state))
+
+
+@settings(deadline=None)
+@given(histories)
+def test_what_a_state_has_folded_is_no_part_of_it(entries: list[Entry]) -> None:
+    """It is not stored, not compared and not carried into the state after another entry."""
+    untouched, asked = fold(entries), fold(entries)
+    for purpose in asked.consents:
+        assert asked.choices(purpose) is asked.choices(purpose)
+
+    assert encode_state(untouched) == encode_state(asked)
+    assert untouched == asked
+    for purpose, events in asked.consents.items():
+        more = evolve(asked, Entry("more", 9, chosen("withdraw", 9, purpose=purpose)))
+        assert choices_of(more.consents[purpose]) == more.choices(purpose)
+        assert choices_of(events) == asked.choices(purpose)
+
+
+def test_a_state_folds_nothing_for_a_purpose_without_choices() -> None:
+    state = DataSubjectState()
+
+    assert all(state.choices(f"purpose-{number}") is NO_CHOICES for number in range(9))
+    assert vars(state) == {"_choices": {}}
 
 
 def test_a_state_as_the_versions_before_wrote_it_is_read() -> None:

@@ -32,6 +32,7 @@ from volenti.core.data_subject import (
 )
 from volenti.core.decision import (
     MOST_ALTERNATIVES,
+    MOST_ENDS,
     SOUND,
     TTL_MS,
     Deny,
@@ -45,9 +46,10 @@ from volenti.core.decision import (
     remedies,
 )
 from volenti.core.policy.compile import CompiledPolicy, compile_policy
-from volenti.core.policy.document import Action, Channel, LawfulBasis, MessageClass, RelationType
+from volenti.core.policy.document import Action, Channel, EvidenceGrade, LawfulBasis, MessageClass, RelationType
 from volenti.core.policy.duration import Duration, parse_duration
 from volenti.core.policy.notice import PublishedNotice, notice_hash
+from volenti.core.policy.premises import MOST_PREMISES
 from volenti.core.policy.profile import Profiles
 from volenti.core.reason import STEPS
 
@@ -642,6 +644,103 @@ def test_what_the_caller_knows_of_the_place_only_tightens(
     both = evaluate(POLICY, state, msgspec.structs.replace(question, jurisdiction=stated), NOW)
 
     assert isinstance(own, Permit) or isinstance(both, Deny)
+
+
+# --- what is remembered between questions -------------------------------------------------------------------------
+
+
+def unasked(policy: CompiledPolicy) -> CompiledPolicy:
+    """The policy as if nobody had asked anything yet."""
+    return msgspec.structs.replace(policy)
+
+
+cases = st.tuples(histories, st.sampled_from(PLACES), st.lists(asked, min_size=2, max_size=6))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(cases, min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_an_answer_is_the_same_whatever_was_asked_before(
+    people: list[tuple[list[Entry], str | None, list[Question]]], random: Any
+) -> None:
+    """Of whom, what, in which order and how often: the instant too, which nothing remembered may hold."""
+    one_by_one = [
+        (state_of(history, place), question, now)
+        for history, place, questions_ in people
+        for question in questions_
+        for now in (NOW, NOW - 5 * DAY, NOW + 400_000)
+    ]
+    expected = [evaluate(unasked(POLICY), *case) for case in one_by_one]
+
+    policy, states = unasked(POLICY), {id(history): state_of(history, place) for history, place, _ in people}
+    together = [
+        (states[id(history)], question, now)
+        for history, _, questions_ in people
+        for question in questions_
+        for now in (NOW, NOW - 5 * DAY, NOW + 400_000)
+    ]
+    order = [*range(len(together))] * 2
+    random.shuffle(order)
+    for number in order:
+        assert expected[number] == evaluate(policy, *together[number])
+
+
+def test_a_changed_copy_of_a_policy_remembers_nothing_of_the_other() -> None:
+    policy, state = unasked(POLICY), having(GRANT)
+    before = evaluate(policy, state, SEND, NOW)
+    stricter = msgspec.structs.replace(policy.purposes["nl"], minimum_evidence=EvidenceGrade.E4)
+    changed = msgspec.structs.replace(policy, purposes={**policy.purposes, "nl": stricter})
+
+    assert isinstance(before, Permit)
+    assert [one.reason.code for one in evaluate(changed, state, SEND, NOW).reasons] == ["consent.evidence_invalid"]
+    assert before == evaluate(policy, state, SEND, NOW)
+
+
+def test_what_a_policy_remembers_of_the_questions_has_an_end() -> None:
+    policy, letters = unasked(POLICY), "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    expected = evaluate(policy, having(GRANT), msgspec.structs.replace(SEND, jurisdiction="ZZ"), NOW)
+    most = 0
+    for place in (f"{one}{two}" for one in letters for two in letters):
+        for own in ("DE", "FR", "US", "BR"):
+            state = DataSubjectState(jurisdiction=own)
+            evaluate(policy, state, msgspec.structs.replace(SEND, jurisdiction=place), NOW)
+            most = max(most, len(policy.premises))
+
+    assert 26 * 26 * 4 > MOST_PREMISES == most
+    assert expected == evaluate(policy, having(GRANT), msgspec.structs.replace(SEND, jurisdiction="ZZ"), NOW)
+
+
+def test_what_a_state_remembers_of_the_ends_of_its_grants_has_an_end() -> None:
+    state, most = having(GRANT), 0
+    for days in range(1, 2 * MOST_ENDS):
+        lasting = msgspec.structs.replace(POLICY.purposes["nl"], valid_for=Duration(days=days))
+        policy = msgspec.structs.replace(POLICY, purposes={"nl": lasting})
+        then = GRANT.occurred_at + days * DAY
+        assert isinstance(evaluate(policy, state, SEND, then - 1), Permit)
+        assert isinstance(evaluate(policy, state, SEND, then), Deny)
+        most = max(most, len(state.choices("nl").ends))
+
+    assert most == MOST_ENDS
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"recipient": "x" * 1000},
+        {"region": "x" * 1000},
+        {"topic": "x" * 1000},
+        {"data_categories": ("x" * 1000,)},
+        {"supported_obligations": frozenset(("x" * 1000,))},
+        {"jurisdiction": "x" * 1000},
+        {"purpose": "x" * 1000},
+    ],
+)
+def test_what_a_caller_writes_freely_is_not_kept(free: dict[str, Any]) -> None:
+    policy = unasked(POLICY)
+    first = evaluate(policy, having(GRANT), msgspec.structs.replace(SEND, **free), NOW)
+
+    assert "x" * 1000 not in repr([*policy.premises])
+    assert len(policy.premises) == (0 if free.keys() & {"jurisdiction", "purpose"} else 1)
+    assert first == evaluate(policy, having(GRANT), msgspec.structs.replace(SEND, **free), NOW)
 
 
 def test_the_stricter_basis_denies_all_that_a_laxer_one_denies() -> None:

@@ -36,7 +36,7 @@ from volenti.core.data_subject import (
     consent_event,
     evolve,
 )
-from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, lives_of
 from volenti.core.policy.document import grade_number
 from volenti.core.policy.duration import expires_at
 from volenti.core.policy.notice import PublishedNotice
@@ -315,7 +315,7 @@ def _renewing(
 
 def _ended(grant: ConsentEvent, purpose: CompiledPurpose, state: DataSubjectState, at: int) -> bool:
     terms = terms_of(purpose, state)
-    end = ends_at(grant, purpose, terms, adult_at(state, terms.age_of_consent))
+    end = ends_at(grant, lives_of(purpose, terms), adult_at(state, terms.age_of_consent))
     return end is not None and at >= end
 
 

@@ -9,13 +9,18 @@ admission stands in the events (`guard`, `of_age`). The order in which events ar
 from __future__ import annotations
 
 from bisect import insort_right
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
 
+from volenti.core.policy.duration import Duration
+
 ConsentKind = Literal["grant", "deny", "withdraw", "object", "request", "confirm", "renew", "invalidate", "acknowledge"]
 RESTRICTIVE: Final[frozenset[ConsentKind]] = frozenset(("deny", "withdraw", "object"))
 """Kinds that take back or refuse: always accepted, and dated as they are."""
+PERMISSIVE: Final[frozenset[ConsentKind]] = frozenset(("grant", "confirm", "renew"))
+"""Kinds that permit, where nothing bars them."""
 Settled = Literal["unknown", "granted", "denied", "withdrawn", "objected"]
 Actor = Literal["data_subject", "guardian", "operator", "system", "import"]
 
@@ -125,7 +130,7 @@ def settle(events: tuple[ConsentEvent, ...], channel: str | None) -> Standing:
 
 
 def settle_live(events: tuple[ConsentEvent, ...], channel: str | None) -> Standing:
-    """The same for events that are `live` already: the hot path of a check."""
+    """The same for events that are `live` already."""
     standing = UNKNOWN
     for event in events:
         if not event.channels or channel in event.channels:
@@ -182,6 +187,40 @@ def _refused(state: Settled, kind: Literal["deny", "withdraw", "object"]) -> Set
 def scopes(events: tuple[ConsentEvent, ...]) -> tuple[str | None, ...]:
     """Every channel that has a standing of its own, and None for all the others."""
     return (None, *sorted({channel for event in events for channel in event.channels}))
+
+
+class Choices(msgspec.Struct, frozen=True):
+    """What a person's choices on one purpose come to, channel by channel. It follows from the events, whatever the time.
+
+    `recorded` are all events, `events` the live ones. In `ends` a rule keeps when grants of these end, by entry and by all
+    else that the end follows from.
+    """
+
+    recorded: tuple[ConsentEvent, ...]
+    events: tuple[ConsentEvent, ...]
+    standings: Mapping[str | None, Standing]
+    ends: dict[tuple[str, tuple[Duration, ...], int | None], int | None] = {}
+
+    def standing(self, channel: str | None) -> Standing:
+        """The standing of a channel: its own, or that of all the others."""
+        return self.standings.get(channel) or self.standings[None]
+
+    def objection(self) -> ConsentEvent | None:
+        """What decides the first standing that is objected."""
+        return next((one.decided_by for one in self.standings.values() if one.state == "objected"), None)
+
+    def last_given(self) -> int | None:
+        """When the newest permission was given, a void one too."""
+        return next((one.occurred_at for one in reversed(self.recorded) if one.kind in PERMISSIVE), None)
+
+
+def choices_of(events: tuple[ConsentEvent, ...]) -> Choices:
+    """Fold the events for each channel that they name, and for all the others. Events MUST be in effect order."""
+    standing = live(events)
+    return Choices(events, standing, {channel: settle_live(standing, channel) for channel in scopes(standing)})
+
+
+NO_CHOICES: Final = choices_of(())
 
 
 def in_force(events: tuple[ConsentEvent, ...], event: ConsentEvent) -> ConsentEvent | None:

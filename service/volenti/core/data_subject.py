@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date
+from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from volenti.core import consent
-from volenti.core.consent import RESTRICTIVE, Actor, ConsentEvent, ConsentKind
+from volenti.core.consent import NO_CHOICES, RESTRICTIVE, Actor, Choices, ConsentEvent, ConsentKind
 from volenti.core.policy.document import RelationType
 
 STATE_VERSION: Final = 1
@@ -190,7 +191,7 @@ class Prompt(msgspec.Struct, frozen=True, array_like=True):
     purposes: tuple[str, ...]
 
 
-class DataSubjectState(msgspec.Struct, frozen=True, array_like=True):
+class DataSubjectState(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """What is in force. Identifiers keep the order in which they were added; consents are in effect order, by purpose.
 
     `relations` holds the newest of each type; `birth_date` is YYYY-MM-DD or empty; `asked` is in the order of the ledger.
@@ -212,6 +213,21 @@ class DataSubjectState(msgspec.Struct, frozen=True, array_like=True):
     def on(self, purpose: str) -> tuple[ConsentEvent, ...]:
         """The person's choices on a purpose, in effect order."""
         return self.consents.get(purpose, ())
+
+    def choices(self, purpose: str) -> Choices:
+        """What the choices on a purpose come to; folded once."""
+        folded = self._choices.get(purpose)
+        if folded is None:
+            events = self.on(purpose)
+            if not events:
+                return NO_CHOICES
+            folded = self._choices[purpose] = consent.choices_of(events)
+        return folded
+
+    @cached_property
+    def _choices(self) -> dict[str, Choices]:
+        """What `choices` has folded, of purposes that have any. No member: it is neither stored nor compared nor copied."""
+        return {}
 
     def caller_id(self) -> str | None:
         """The id by which callers name the person: the first that was registered."""

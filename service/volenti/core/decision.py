@@ -3,6 +3,9 @@
 `evaluate` is pure and total. Deny overrides permit; nothing that permits is a deny; an error inside a rule is a deny.
 Of the steps of the registry this version has system, request, data_subject, scope, objections, basis, address and
 obligations; a policy or a question that needs another step is refused before it gets here.
+
+What follows from the policy and the question alone (`Premises`), or from the person's choices alone (`Choices`, the ends
+of grants), is worked out once and remembered with the policy or the state. What it comes to now never is.
 """
 
 from __future__ import annotations
@@ -15,37 +18,25 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from volenti.core.asking import a_page_suffices, locked_until
-from volenti.core.consent import ConsentEvent, Standing, live, scopes, settle_live
+from volenti.core.consent import PERMISSIVE, Choices, ConsentEvent, Standing, choices_of
 from volenti.core.data_subject import ENTRY_KINDS, DataSubjectState, Fact, comes_of_age
-from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, covers_region, terms_for
-from volenti.core.policy.document import (
-    Action,
-    Addresses,
-    Channel,
-    Exemption,
-    LawfulBasis,
-    MessageClass,
-    grade_number,
-)
-from volenti.core.policy.duration import expires_at
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, covers_region
+from volenti.core.policy.document import Action, Addresses, Channel, LawfulBasis, MessageClass
+from volenti.core.policy.duration import Duration, expires_at
+from volenti.core.policy.premises import Premises, remember
 from volenti.core.reason import STEPS, Reason, Step, reason
-from volenti.core.validity import adult_at, ends_at, places_of
+from volenti.core.validity import adult_at, ends_at
 
 TTL_MS: Mapping[Action, int] = {Action.SEND: 60_000}
 """How long an answer may be reused, by action; every other action 300 s."""
 _DEFAULT_TTL_MS = 300_000
 MOST_ALTERNATIVES = 8
-
-_CLASS_ORDER = {
-    cls: rank
-    for rank, cls in enumerate(
-        (MessageClass.EMERGENCY, MessageClass.TRANSACTIONAL, MessageClass.SERVICE, MessageClass.MARKETING)
-    )
-}
-"""From what passes most to what is bound most: a message may only be stricter than its purpose."""
+MOST_ENDS = 64
+"""So many ends of grants are kept with a person's choices on one purpose; when there are more, they are all forgotten."""
 
 # In Python 3.11 each look at a member of an enum is a call, so what every check compares with has a name of its own.
-_SEND = Action.SEND
+_PROFILE = Action.PROFILE
+_TRAIN = Action.TRAIN
 _PROHIBITED = LawfulBasis.PROHIBITED
 _SOFT_OPT_IN = LawfulBasis.SOFT_OPT_IN
 _MARKETING_EMAIL = (Action.SEND, Channel.EMAIL, MessageClass.MARKETING)
@@ -64,14 +55,6 @@ _BASIS_REASON = {
     LawfulBasis.VITAL_INTEREST: "basis.vital_interest",
     LawfulBasis.PUBLIC_TASK: "basis.public_task",
 }
-_ADDRESS_OF: Mapping[Channel, str] = {
-    Channel.EMAIL: "email",
-    Channel.SMS: "phone",
-    Channel.VOICE: "phone",
-    Channel.WHATSAPP: "phone",
-    Channel.PUSH: "device",
-}
-"""The type of identifier that a channel reaches; the others need no registered address."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,6 +96,9 @@ class Given(msgspec.Struct, frozen=True):
     reason: Reason
     event: ConsentEvent | Fact | None = None
     retry_at: int | None = None
+
+
+Obstacles: TypeAlias = tuple[Given, ...]
 
 
 class Obligation(msgspec.Struct, frozen=True):
@@ -179,9 +165,9 @@ def evaluate(
 def _evaluate(
     policy: CompiledPolicy | None, state: DataSubjectState, question: Question, now: int, situation: Situation
 ) -> Decision:
-    unsound = [Given(reason(code)) for code in _system(policy, question, situation)]
+    unsound = _system(policy, question, situation)
     if unsound or policy is None:
-        return Deny(tuple(unsound), now + 1)
+        return Deny(tuple(Given(reason(code)) for code in unsound), now + 1)
     valid_until = now + TTL_MS.get(question.action, _DEFAULT_TTL_MS)
     if situation.policy_until is not None:
         valid_until = max(min(valid_until, situation.policy_until), now + 1)
@@ -189,64 +175,75 @@ def _evaluate(
     if purpose is None:
         return Deny((Given(reason("request.purpose_unknown")),), valid_until)
 
-    case = _Case(policy, purpose, state, question, now)
-    obstacles: list[Given] = []
+    case = _case(policy, purpose, state, question, now)
+    obstacles: Obstacles = ()
     for step in _PERSONAL:
-        obstacles.extend(step(case))
+        obstacles += step(case)
         if obstacles and not question.every_reason:
             break
     for change in case.changes():
-        if now < change < valid_until:
+        if change is not None and now < change < valid_until:
             valid_until = change
     if obstacles:
         if len(obstacles) > 1:
-            obstacles.sort(key=lambda given: (STEPS.index(given.reason.step), given.reason.number))
-        return Deny(tuple(obstacles), valid_until)
+            obstacles = tuple(
+                sorted(obstacles, key=lambda given: (STEPS.index(given.reason.step), given.reason.number))
+            )
+        return Deny(obstacles, valid_until)
     return Permit((case.permitting(),), case.obligations(), valid_until)
 
 
-def _system(policy: CompiledPolicy | None, question: Question, situation: Situation) -> Iterator[str]:
+def _system(policy: CompiledPolicy | None, question: Question, situation: Situation) -> tuple[str, ...]:
+    found: tuple[str, ...] = ()
     if policy is None and not (situation.stale or situation.late):
-        yield "system.policy_unavailable"
+        found += ("system.policy_unavailable",)
     if situation.stale:
-        yield "system.state_stale"
+        found += ("system.state_stale",)
     if situation.unlogged:
-        yield "system.evaluation_error"
+        found += ("system.evaluation_error",)
     if situation.late:
-        yield "system.deadline_exceeded"
+        found += ("system.deadline_exceeded",)
     if policy is not None and (
         policy.suspended.workspace
         or question.purpose in policy.suspended.purposes
         or question.channel in policy.suspended.channels
     ):
-        yield "system.suspended"
+        found += ("system.suspended",)
     if situation.restoring:
-        yield "system.restoring"
+        found += ("system.restoring",)
     if situation.clock_skewed:
-        yield "system.clock_skew"
+        found += ("system.clock_skew",)
+    return found
+
+
+def _case(
+    policy: CompiledPolicy, purpose: CompiledPurpose, state: DataSubjectState, question: Question, now: int
+) -> _Case:
+    """The case, on premises that are remembered if somebody asked the like before."""
+    asked = (
+        purpose.key, question.action, question.channel, question.message_class, state.jurisdiction, question.jurisdiction,
+    )  # fmt: skip
+    return _Case(policy, policy.premises.get(asked) or remember(policy, asked), state, question, now)
 
 
 class _Case:
-    """One question about one purpose, with what several steps need, computed once."""
+    """One question about one person at one instant, with what several steps need, computed once.
+
+    `flaws` are why the grant that decides does not carry the question; `carried` says that there is one without.
+    """
 
     def __init__(
-        self,
-        policy: CompiledPolicy,
-        purpose: CompiledPurpose,
-        state: DataSubjectState,
-        question: Question,
-        now: int,
+        self, policy: CompiledPolicy, premises: Premises, state: DataSubjectState, question: Question, now: int
     ) -> None:
-        self.policy, self.purpose, self.state, self.question, self.now = policy, purpose, state, question, now
-        self.places = places_of(state, question.jurisdiction)
-        marketing = question.message_class is not None and question.message_class is MessageClass.MARKETING
-        self.terms = terms_for(purpose, question.action, question.channel, self.places, as_marketing=marketing)
-        self.basis = self._basis()
-        self.served = policy.purposes.get(purpose.serves) if purpose.serves is not None else None
-        self._expiries: dict[str, int | None] = {}
-        self.events = self._events()
-        self.standing = self._standing()
-        self._flaws_found: tuple[Given, ...] | None = None
+        self.policy, self.premises, self.state, self.question, self.now = policy, premises, state, question, now
+        self.purpose, self.terms = premises.purpose, premises.terms
+        self.basis = self._basis() if state.birth_date else premises.terms.basis
+        self.choices = state.choices(premises.purpose.key) if premises.objections_count else self._without_objections()
+        channel = question.channel
+        self.standing = self._on_any_channel() if channel is None else self.choices.standing(channel)
+        self.flaws = self._flaws(self.standing) if self.standing.state == "granted" else ()
+        self.carried = self.standing.state == "granted" and not self.flaws
+        self.kept_until = None if premises.purpose.retention is None else self._kept_until(premises.purpose.retention)
         self._obligations_found: tuple[Obligation, ...] | None = None
         self._served_by: dict[tuple[str, Action], _Case] = {}
 
@@ -259,131 +256,131 @@ class _Case:
             return LawfulBasis.CONSENT
         return basis
 
-    def _events(self) -> tuple[ConsentEvent, ...]:
-        """The person's choices on the purpose; of an exempt purpose without objections, which then count for nothing.
-
-        Marketing, and what serves it, is never exempt: there an objection is absolute (GDPR Art. 21(2) and (3)).
-        """
-        events = live(self.state.on(self.purpose.key))
-        if not self.purpose.exempt or Exemption.OBJECTION not in self.purpose.exempt:
-            return events
-        served = None if self.served is None else self.served.message_class
-        if MessageClass.MARKETING in (self.purpose.message_class, served):
-            return events
-        return tuple(event for event in events if event.kind != "object")
-
     def _younger_than(self, years: int | None) -> bool:
-        """True if the person is known to be younger. Whose age nobody knows is not treated as a child."""
-        born = self.state.birth_date
-        return years is not None and bool(born) and self.now < comes_of_age(born, years)
+        """True if the person, whose age is known, is younger. Whose age nobody knows is not treated as a child."""
+        return years is not None and self.now < comes_of_age(self.state.birth_date, years)
 
-    def _standing(self) -> Standing:
-        """The standing that decides.
+    def _without_objections(self) -> Choices:
+        """The person's choices on a purpose that is exempt from objections: they count for nothing."""
+        choices = self.state.choices(self.purpose.key)
+        return choices_of(tuple(event for event in choices.events if event.kind != "object"))
 
-        Of the channel asked for; without one, a valid grant on any channel, else what covers all channels, and where
-        nothing does, a grant that is not valid or a request that waits, so that the answer says so. The refusal of one
-        channel is no answer for the others.
+    def _on_any_channel(self) -> Standing:
+        """The standing that decides where no channel is asked for.
+
+        A valid grant on any channel, else what covers all channels, and where nothing does, a grant that is not valid or
+        a request that waits, so that the answer says so. The refusal of one channel is no answer for the others.
         """
-        if self.question.channel is not None or not self.events:
-            return settle_live(self.events, self.question.channel)
-        found = [settle_live(self.events, channel) for channel in scopes(self.events)]
+        general, found = self.choices.standings[None], self.choices.standings.values()
         if len(found) == 1:
-            return found[0]
+            return general
         granted = [standing for standing in found if standing.state == "granted"]
-        valid = [standing for standing in granted if not any(self._flaws(standing))]
-        if found[0].state == "unknown" and found[0].pending is None:
+        valid = [standing for standing in granted if not self._flaws(standing)]
+        if general.state == "unknown" and general.pending is None:
             waiting = [Standing("unknown", pending=one.pending) for one in found if one.pending is not None]
-            return (*valid, *granted, *waiting, found[0])[0]
-        return (*valid, found[0])[0]
+            return (*valid, *granted, *waiting, general)[0]
+        return (*valid, general)[0]
 
-    # ---- steps: each yields the obstacles that it finds, in the order of their numbers
+    def _kept_until(self, retention: Duration) -> int | None:
+        """When the retention of the purpose's data ends: so long after the person's last grant or relation, if any.
 
-    def request(self) -> Iterator[Given]:
-        purpose, question = self.purpose, self.question
-        if question.action not in purpose.actions:
-            yield Given(reason("request.action_not_in_purpose"))
-        if question.channel is not None and question.channel not in purpose.channels:
-            yield Given(reason("request.channel_unknown"))
-        relaxed = (
-            question.message_class is not None
-            and purpose.message_class is not None
-            and _CLASS_ORDER[question.message_class] < _CLASS_ORDER[purpose.message_class]
-        )
-        if relaxed:
-            yield Given(reason("request.class_relaxation"))
+        A grant that was declared void counts too: the data came with it, and voiding it must not let them be kept.
+        """
+        given = self.state.choices(self.purpose.key).last_given()
+        related = [fact.occurred_at for fact in self.state.relations.values()]
+        latest = max(related if given is None else (given, *related), default=None)
+        return None if latest is None else expires_at(latest, retention)
+
+    # ---- steps: each gives the obstacles that it finds, in the order of their numbers
+
+    def request(self) -> Obstacles:
+        purpose, topic = self.purpose, self.question.topic
+        found: Obstacles = ()
+        for unfit in self.premises.unfit:
+            found += (Given(unfit),)
         if purpose.retired_at_ms is not None and self.now >= purpose.retired_at_ms:
-            yield Given(reason("purpose.retired"))
+            found += (Given(reason("purpose.retired")),)
         if purpose.active_from_ms is not None and self.now < purpose.active_from_ms:
-            yield Given(reason("purpose.not_yet_active"), retry_at=purpose.active_from_ms)
-        if question.topic is not None and question.topic not in (purpose.topics or self.policy.document.topics):
-            yield Given(reason("request.topic_unknown"))
+            found += (Given(reason("purpose.not_yet_active"), retry_at=purpose.active_from_ms),)
+        if topic is not None and topic not in self.premises.topics:
+            found += (Given(reason("request.topic_unknown")),)
+        return found
 
-    def data_subject(self) -> Iterator[Given]:
+    def data_subject(self) -> Obstacles:
+        found: Obstacles = ()
         if self.state.restriction is not None and self.basis not in _OUTLASTS_RESTRICTION:
-            yield Given(reason("data_subject.processing_restricted"), self.state.restriction)
-        if self._consent_binds() and self._younger_than(self.terms.age_of_consent):
+            found += (Given(reason("data_subject.processing_restricted"), self.state.restriction),)
+        if self.state.birth_date and self._younger_than(self.terms.age_of_consent) and self._consent_binds():
             event = self.standing.decided_by
-            if (
+            if self.standing.state == "unknown":
+                found += (Given(reason("data_subject.minor_no_guardian")),)
+            elif (
                 self.standing.state == "granted"
                 and event is not None
                 and not (event.actor == "guardian" or event.of_age)
             ):
-                yield Given(reason("data_subject.minor_no_guardian"), event)
-            elif self.standing.state == "unknown":
-                yield Given(reason("data_subject.minor_no_guardian"))
+                found += (Given(reason("data_subject.minor_no_guardian"), event),)
+        return found
 
-    def scope(self) -> Iterator[Given]:
+    def scope(self) -> Obstacles:
         purpose, question = self.purpose, self.question
+        found: Obstacles = ()
         if self.basis is _PROHIBITED:
-            yield Given(reason("jurisdiction.prohibited"))
-        if not purpose.data.issuperset(question.data_categories):
-            yield Given(reason("data.category_not_covered"))
+            found += (Given(reason("jurisdiction.prohibited")),)
+        if question.data_categories and not purpose.data.issuperset(question.data_categories):
+            found += (Given(reason("data.category_not_covered")),)
         if question.recipient is not None and question.recipient not in purpose.recipients:
-            yield Given(reason("data.recipient_not_covered"))
+            found += (Given(reason("data.recipient_not_covered")),)
         if question.region is not None and not covers_region(purpose, question.region):
-            yield Given(reason("data.region_not_covered"))
-        until = self._kept_until()
-        if until is not None and self.now >= until:
-            yield Given(reason("retention.elapsed"))
+            found += (Given(reason("data.region_not_covered")),)
+        if self.kept_until is not None and self.now >= self.kept_until:
+            found += (Given(reason("retention.elapsed")),)
+        return found
 
-    def objections(self) -> Iterator[Given]:
+    def objections(self) -> Obstacles:
         if self.basis in _IGNORES_CHOICES:
-            return
-        objection = self._objection()
-        if objection is not None:
-            yield Given(reason("objection.recorded"), objection)
-        elif self.standing.state in ("denied", "withdrawn") and self._sale_opt_out():
-            yield Given(reason("optout.sale_share"), self.standing.decided_by)
+            return ()
+        served = self.premises.served  # who objects to a purpose objects to what serves it (GDPR Art. 21)
+        if self.standing.state == "objected":
+            return (Given(reason("objection.recorded"), self.standing.decided_by),)
+        if served is not None and (objection := self.state.choices(served.key).objection()) is not None:
+            return (Given(reason("objection.recorded"), objection),)
+        if self.standing.state in ("denied", "withdrawn") and self._sale_opt_out():
+            return (Given(reason("optout.sale_share"), self.standing.decided_by),)
+        return ()
 
-    def lawful_basis(self) -> Iterator[Given]:
-        if self.basis in _IGNORES_CHOICES or self.basis is _PROHIBITED or self._carried_by_a_grant():
-            return
+    def lawful_basis(self) -> Obstacles:
+        if self.basis in _IGNORES_CHOICES or self.basis is _PROHIBITED or self.carried:
+            return ()
         state, event, pending = self.standing.state, self.standing.decided_by, self.standing.pending
         asks = self._consent_binds()
         if asks and pending is not None:
-            yield Given(reason("consent.pending_confirmation"), pending)
-        elif state in ("denied", "withdrawn") and not self._sale_opt_out():
-            yield Given(reason(f"consent.{state}"), event)
-        elif asks and state == "granted":
-            yield from self.flaws()
-        elif asks and state == "unknown":
-            elsewhere = any(settle_live(self.events, channel).state == "granted" for channel in scopes(self.events))
-            yield Given(reason("consent.scope_mismatch" if elsewhere else "consent.missing"))
+            return (Given(reason("consent.pending_confirmation"), pending),)
+        if state in ("denied", "withdrawn") and not self._sale_opt_out():
+            return (Given(reason(f"consent.{state}"), event),)
+        if asks and state == "granted":
+            return self.flaws
+        if asks and state == "unknown":
+            elsewhere = any(standing.state == "granted" for standing in self.choices.standings.values())
+            return (Given(reason("consent.scope_mismatch" if elsewhere else "consent.missing")),)
+        return ()
 
-    def address(self) -> Iterator[Given]:
-        addresses, channel = self.policy.addresses, self.question.channel
-        kind = None if channel is None else _ADDRESS_OF.get(channel)
-        if kind is None or self.question.action is not _SEND or addresses is Addresses.OPEN:
-            return
+    def address(self) -> Obstacles:
+        kind = self.premises.address
+        if kind is None:
+            return ()
         registered = [one for one in self.state.identifiers if one.type == kind]
         if not registered:
-            yield Given(reason("address.missing"))
-        elif addresses is Addresses.VERIFIED and all(one.verified_at is None for one in registered):
-            yield Given(reason("address.unverified"))
+            return (Given(reason("address.missing")),)
+        verified = self.policy.addresses is Addresses.VERIFIED
+        if verified and all(one.verified_at is None for one in registered):
+            return (Given(reason("address.unverified")),)
+        return ()
 
-    def unsupported_obligations(self) -> Iterator[Given]:
-        if self.question.supported_obligations is not None and any(self.lacking()):
-            yield Given(reason("obligation.unsupported"))
+    def unsupported_obligations(self) -> Obstacles:
+        if self.question.supported_obligations is None or not any(self.lacking()):
+            return ()
+        return (Given(reason("obligation.unsupported")),)
 
     # ---- what the steps ask
 
@@ -396,19 +393,6 @@ class _Case:
         supported = self.question.supported_obligations
         if supported is not None:
             yield from (one.type for one in self.obligations() if one.mandatory and one.type not in supported)
-
-    def _objection(self) -> ConsentEvent | Fact | None:
-        """The objection (GDPR Art. 21) that binds: to this purpose, or to the one that it serves."""
-        if self.standing.state == "objected" or self.served is None:
-            return self.standing.decided_by if self.standing.state == "objected" else None
-        events = live(self.state.on(self.served.key))
-        if not any(event.kind == "object" for event in events):
-            return None
-        standings = (settle_live(events, channel) for channel in scopes(events))
-        return next((one.decided_by for one in standings if one.state == "objected"), None)
-
-    def _carried_by_a_grant(self) -> bool:
-        return self.standing.state == "granted" and not self.flaws()
 
     def _relation(self) -> Fact | None:
         """The relation on which soft opt-in rests at this instant: the one that lasts longest."""
@@ -425,24 +409,11 @@ class _Case:
                 continue
             yield fact, None if rule.max_age is None else expires_at(fact.occurred_at, rule.max_age)
 
-    def _kept_until(self) -> int | None:
-        """When the retention of the purpose's data ends: so long after the person's last grant or relation, if any.
-
-        A grant that was declared void counts too: the data came with it, and voiding it must not let them be kept.
-        """
-        if self.purpose.retention is None:
-            return None
-        events = self.state.on(self.purpose.key)
-        granted = [event.occurred_at for event in events if event.kind in ("grant", "confirm", "renew")]
-        related = [fact.occurred_at for fact in self.state.relations.values()]
-        latest = max((*granted, *related), default=None)
-        return None if latest is None else expires_at(latest, self.purpose.retention)
-
     # ---- what the answer carries
 
     def permitting(self) -> Given:
         """The reason of a permit: a valid grant whatever basis would hold too, else the basis that binds."""
-        if self._carried_by_a_grant():
+        if self.carried:
             return Given(reason("consent.granted"), self.standing.decided_by)
         relation = self._relation()
         assert (relation is None) is (self.basis is not LawfulBasis.SOFT_OPT_IN)
@@ -458,44 +429,41 @@ class _Case:
             self._obligations_found = tuple(self._obligations())
         return self._obligations_found
 
-    def _obligations(self) -> Iterator[Obligation]:
-        purpose, question = self.purpose, self.question
-        message_class = question.message_class or purpose.message_class
-        if (question.action, question.channel, message_class) == _MARKETING_EMAIL:
-            yield Obligation("include_unsubscribe", {"text_key": "unsubscribe"})
+    def _obligations(self) -> list[Obligation]:
+        purpose, question, found = self.purpose, self.question, []
+        if (question.action, question.channel, self.premises.message_class) == _MARKETING_EMAIL:
+            found.append(Obligation("include_unsubscribe", {"text_key": "unsubscribe"}))
         if purpose.served_by:
-            if question.action is not Action.PROFILE and self._serving_denied(Action.PROFILE):
-                yield Obligation("no_profiling", {})
-            if question.action is not Action.TRAIN and self._serving_denied(Action.TRAIN):
-                yield Obligation("exclude_from_training", {})
+            if question.action is not _PROFILE and self._serving_denied(_PROFILE):
+                found.append(Obligation("no_profiling", {}))
+            if question.action is not _TRAIN and self._serving_denied(_TRAIN):
+                found.append(Obligation("exclude_from_training", {}))
         if self.terms.human_review and question.action is Action.AUTOMATE:
-            yield Obligation("no_automated_decision", {"human_review": True})
+            found.append(Obligation("no_automated_decision", {"human_review": True}))
         if question.action in _SALE and purpose.recipients and question.recipient is None:
-            yield Obligation("restrict_recipients", {"allow": sorted(purpose.recipients)})
-        until = self._kept_until()
-        if until is not None and question.action in _KEEPS:
-            yield Obligation("delete_by", {"at": until})
+            found.append(Obligation("restrict_recipients", {"allow": sorted(purpose.recipients)}))
+        if self.kept_until is not None and question.action in _KEEPS:
+            found.append(Obligation("delete_by", {"at": self.kept_until}))
         if self.terms.show_notice and purpose.notice is not None and not self._told():
-            yield Obligation(
-                "show_notice", {"notice": f"{purpose.notice}@{self.policy.notices[purpose.notice].version}"}
-            )
+            version = self.policy.notices[purpose.notice].version
+            found.append(Obligation("show_notice", {"notice": f"{purpose.notice}@{version}"}))
         if purpose.sensitive:
-            yield Obligation("log_access", {})
+            found.append(Obligation("log_access", {}))
+        return found
 
     def _serving(self, key: str, action: Action) -> _Case:
         """The case of a purpose that serves this one."""
         case = self._served_by.get((key, action))
         if case is None:
             asked = Question(action=action, purpose=key, jurisdiction=self.question.jurisdiction)
-            case = _Case(self.policy, self.policy.purposes[key], self.state, asked, self.now)
+            case = _case(self.policy, self.policy.purposes[key], self.state, asked, self.now)
             self._served_by[key, action] = case
         return case
 
     def _serving_denied(self, action: Action) -> bool:
         """True if a purpose that serves this one has the action, and it is denied for this person or switched off."""
         return any(
-            key in self.policy.suspended.purposes
-            or any(given for step in _CHOICES for given in step(self._serving(key, action)))
+            key in self.policy.suspended.purposes or any(step(self._serving(key, action)) for step in _CHOICES)
             for key in self.purpose.served_by
             if action in self.policy.purposes[key].actions
         )
@@ -503,8 +471,8 @@ class _Case:
     def _told(self) -> bool:
         """True if the person saw, or agreed to, a version of the notice that still stands."""
         return any(
-            event.kind in ("acknowledge", "grant", "confirm", "renew") and not self._outdated(event)
-            for event in self.events
+            (event.kind == "acknowledge" or event.kind in PERMISSIVE) and not self._outdated(event)
+            for event in self.choices.events
             if event.notice is not None
         )
 
@@ -518,7 +486,7 @@ class _Case:
                 restriction = None if self.state.restriction is None else self.state.restriction.entry
                 return {"restriction": restriction, "age_of_consent": self.terms.age_of_consent}
             case "scope":
-                return {"jurisdictions": list(self.places), "kept_until": self._kept_until()}
+                return {"jurisdictions": list(self.premises.places), "kept_until": self.kept_until}
             case "objections":
                 return {"standing": self.standing.state, "serves": self.purpose.serves}
             case "basis":
@@ -536,61 +504,53 @@ class _Case:
             case _:
                 return {"obligations": [obligation.type for obligation in self.obligations()]}
 
-    def changes(self) -> list[int]:
+    def changes(self) -> list[int | None]:
         """The instants at which time alone may change the answer."""
         found = self._own_changes()
         for key in self.purpose.served_by:
-            found += self._serving(key, Action.PROFILE)._own_changes()
+            found += self._serving(key, _PROFILE)._own_changes()
         return found
 
-    def _own_changes(self) -> list[int]:
-        found = [self.purpose.active_from_ms, self.purpose.retired_at_ms, self.policy.changes_at_ms]
-        for event in self.events:
-            if event.kind in ("grant", "confirm", "renew"):
-                found += (event.valid_from, self._expiry(event))
+    def _own_changes(self) -> list[int | None]:
+        found: list[int | None] = [*self.premises.changes, self.kept_until]
+        deciding = self.choices.standings.values() if self.question.channel is None else (self.standing,)
+        for standing in deciding:
+            grant = standing.decided_by
+            if grant is not None and standing.state == "granted":
+                found += (grant.valid_from, self._expiry(grant))
         if self.terms.relations:
             found += [until for _, until in self._relations()]
-        if self.purpose.retention is not None:
-            found.append(self._kept_until())
         if self.state.birth_date:
-            ages = (self.terms.age_of_consent, self.terms.age_of_sale, self.terms.minors_prohibited_below)
-            found += [comes_of_age(self.state.birth_date, age) for age in ages if age is not None]
-        return [instant for instant in found if instant is not None]
+            found += [comes_of_age(self.state.birth_date, age) for age in self.premises.ages]
+        return found
 
     def _expiry(self, event: ConsentEvent) -> int | None:
-        if event.entry not in self._expiries:
-            self._expiries[event.entry] = self._ends_at(event)
-        return self._expiries[event.entry]
+        """When a grant ends: kept with the choices, since it follows from them, the lives and the age, and not from the time."""
+        adult = adult_at(self.state, self.premises.guardian_until) if event.actor == "guardian" else None
+        lives, ends = self.premises.lives, self.choices.ends
+        try:
+            return ends[event.entry, lives, adult]
+        except KeyError:
+            if len(ends) >= MOST_ENDS:
+                ends.clear()
+            end = ends[event.entry, lives, adult] = ends_at(event, lives, adult)
+            return end
 
-    def _ends_at(self, event: ConsentEvent) -> int | None:
-        return ends_at(event, self.purpose, self.terms, self._adult_at() if event.actor == "guardian" else None)
-
-    def _adult_at(self) -> int | None:
-        """When a guardian's power ends: in the first of the places that bind. Elsewhere the person may still be a minor."""
-        purpose, question = self.purpose, self.question
-        in_each = [terms_for(purpose, question.action, question.channel, (place,)) for place in self.places]
-        ages = [terms.age_of_consent for terms in in_each or [self.terms] if terms.age_of_consent is not None]
-        return adult_at(self.state, min(ages, default=None))
-
-    def flaws(self) -> tuple[Given, ...]:
-        """Why the grant that decides does not carry the question; empty if it does."""
-        if self._flaws_found is None:
-            self._flaws_found = tuple(self._flaws(self.standing))
-        return self._flaws_found
-
-    def _flaws(self, standing: Standing) -> Iterator[Given]:
+    def _flaws(self, standing: Standing) -> Obstacles:
         """Why a grant does not carry the question at this instant, by number: expired, outdated, badly proved, not yet in effect."""
         event = standing.decided_by
         assert event is not None
+        found: Obstacles = ()
         expiry = self._expiry(event)
         if expiry is not None and self.now >= expiry:
-            yield Given(reason("consent.expired"), event)
+            found += (Given(reason("consent.expired"), event),)
         if self._outdated(event):
-            yield Given(reason("consent.notice_outdated"), event)
-        if event.grade < grade_number(self.purpose.minimum_evidence):
-            yield Given(reason("consent.evidence_invalid"), event)
+            found += (Given(reason("consent.notice_outdated"), event),)
+        if event.grade < self.premises.minimum_grade:
+            found += (Given(reason("consent.evidence_invalid"), event),)
         if event.valid_from is not None and self.now < event.valid_from:
-            yield Given(reason("consent.not_yet_effective"), event, event.valid_from)
+            found += (Given(reason("consent.not_yet_effective"), event, event.valid_from),)
+        return found
 
     def _outdated(self, event: ConsentEvent) -> bool:
         """True if the notice of a grant has changed materially since, or was extended by what the question names."""
@@ -599,7 +559,7 @@ class _Case:
         notice, version = _notice_version(event.notice)
         if notice != self.purpose.notice or version < self.purpose.required_notice_version:
             return True
-        return any(
+        return bool(self.purpose.extensions) and any(
             version < extension.version
             and (
                 self.question.recipient in extension.recipients
@@ -619,7 +579,7 @@ def _notice_version(name: str) -> tuple[str, int]:
     return notice, int(version)
 
 
-_CHOICES: Final[tuple[Callable[[_Case], Iterator[Given]], ...]] = (
+_CHOICES: Final[tuple[Callable[[_Case], Obstacles], ...]] = (
     _Case.request,
     _Case.data_subject,
     _Case.scope,
@@ -636,14 +596,14 @@ def explain(
     policy: CompiledPolicy, state: DataSubjectState, question: Question, now: int, situation: Situation = SOUND
 ) -> tuple[Traced, ...]:
     """Every step of the evaluation in its order, whatever an earlier one found. Raises what a rule raises."""
-    broken = tuple(_system(policy, question, situation))
+    broken = _system(policy, question, situation)
     flaws = [name for name in ("restoring", "stale", "clock_skewed", "late") if getattr(situation, name)]
     traced = [Traced("system", "denied" if broken else "passed", broken, {"unsound": flaws})]
     purpose = policy.purposes.get(question.purpose)
     if purpose is None:
         unknown = Traced("request", "denied", ("request.purpose_unknown",), {"purpose": question.purpose})
         return (*traced, unknown)
-    case = _Case(policy, purpose, state, question, now)
+    case = _case(policy, purpose, state, question, now)
     for step, rule in zip(_STEP_NAMES, _PERSONAL, strict=True):
         codes = tuple(given.reason.code for given in rule(case))
         permitting = (case.permitting().reason.code,) if step == "basis" and not codes and case.carries() else ()
@@ -725,7 +685,7 @@ def _remedies(
         case "narrow_request" if purpose is not None:
             yield {"type": remedy, "drop": _beyond(purpose, question, given.reason)}
         case "support_obligation" if policy is not None and purpose is not None:
-            lacking = _Case(policy, purpose, state, question, now).lacking()
+            lacking = _case(policy, purpose, state, question, now).lacking()
             yield from ({"type": remedy, "obligation": kind} for kind in lacking)
         case "retry":
             yield {"type": remedy, "after_ms": 1000}

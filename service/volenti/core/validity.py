@@ -5,7 +5,7 @@ from __future__ import annotations
 from volenti.core.consent import ConsentEvent
 from volenti.core.data_subject import DataSubjectState, comes_of_age
 from volenti.core.policy.compile import CompiledPurpose, terms_for
-from volenti.core.policy.duration import expires_at
+from volenti.core.policy.duration import Duration, expires_at
 from volenti.core.policy.terms import Terms, merged
 
 
@@ -28,12 +28,13 @@ def adult_at(state: DataSubjectState, age_of_consent: int | None) -> int | None:
     return comes_of_age(state.birth_date, age_of_consent) if state.birth_date and age_of_consent is not None else None
 
 
-def ends_at(grant: ConsentEvent, purpose: CompiledPurpose, terms: Terms, adult: int | None) -> int | None:
-    """When a grant ends: by its own end, the purpose's, the jurisdiction's, and a guardian's when the person is of age."""
-    lives = (purpose.valid_for, terms.consent_expiry)
-    ends = [expires_at(grant.occurred_at, life) for life in lives if life is not None]
-    if grant.valid_until is not None:
-        ends.append(grant.valid_until)
-    if grant.actor == "guardian" and adult is not None:
-        ends.append(adult)
-    return min(ends, default=None)
+def ends_at(grant: ConsentEvent, lives: tuple[Duration, ...], adult: int | None) -> int | None:
+    """When a grant ends: by its own end, by those of `lives_of`, and a guardian's when the person is of age."""
+    end = grant.valid_until
+    for life in lives:
+        expiry = expires_at(grant.occurred_at, life)
+        if end is None or expiry < end:
+            end = expiry
+    if grant.actor == "guardian" and adult is not None and (end is None or adult < end):
+        return adult
+    return end

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import reduce
-from typing import Any
+from functools import cached_property, reduce
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,6 +30,9 @@ from volenti.core.policy.notice import PublishedNotice, extending_versions, publ
 from volenti.core.policy.profile import Profiles, nearest, next_change_ms, rows_at
 from volenti.core.policy.terms import STRICTEST_FIRST, Qualifying, Terms, merged, qualifying_in_both, strictest
 from volenti.errors import Invalid
+
+if TYPE_CHECKING:
+    from volenti.core.policy.premises import Asked, Premises
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_TOGETHER = 256
@@ -126,7 +129,7 @@ class AskingBudget(msgspec.Struct, frozen=True, kw_only=True):
     per_quarter: int | None
 
 
-class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A policy ready to be asked. `hash` is the SHA-256 of its canonical bytes; `document` has texts and titles.
 
     `notices` holds the current versions with their hashes, `published` every version ever published, by its name
@@ -145,6 +148,11 @@ class CompiledPolicy(msgspec.Struct, frozen=True, kw_only=True):
     asking: AskingBudget
     addresses: Addresses
     changes_at_ms: int | None
+
+    @cached_property
+    def premises(self) -> "dict[Asked, Premises]":
+        """What is remembered of the questions that were asked. No member: a changed copy of the policy begins with nothing."""
+        return {}
 
 
 def compile_policy(
@@ -216,6 +224,11 @@ def terms_for(
         if len(table.together) < MOST_TOGETHER:
             table.together[jurisdictions] = together
     return together
+
+
+def lives_of(purpose: CompiledPurpose, terms: Terms) -> tuple[Duration, ...]:
+    """How long a grant lasts at most: by the purpose, and by the law of the place."""
+    return tuple(life for life in (purpose.valid_for, terms.consent_expiry) if life is not None)
 
 
 def in_force(purpose: CompiledPurpose, at_ms: int) -> bool:

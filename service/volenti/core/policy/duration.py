@@ -55,9 +55,10 @@ def expires_at(occurred_at_ms: int, valid_for: Duration) -> int:
     month: one month after 31 January is 28 or 29 February. `occurred_at_ms` lies between the years 1 and 9999; a
     result after 9999 is `LATEST_MS`.
     """
-    day, in_day_ms = divmod(occurred_at_ms, _DAY_MS)
-    day = _months_later(day + _EPOCH_DAY, valid_for.months) - _EPOCH_DAY + valid_for.days
-    return min(day * _DAY_MS + in_day_ms + valid_for.seconds * 1000, LATEST_MS)
+    day = occurred_at_ms // _DAY_MS + _EPOCH_DAY
+    days = _months_later(day, valid_for.months) - day + valid_for.days
+    end = occurred_at_ms + days * _DAY_MS + valid_for.seconds * 1000
+    return min(LATEST_MS, end)
 
 
 @lru_cache(maxsize=8192)  # the same days and spans come again and again
