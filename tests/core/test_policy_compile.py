@@ -437,6 +437,12 @@ def test_marketing_has_the_stricter_of_its_own_basis_and_the_row_of_its_channel(
         assert found.basis == expected
 
 
+def test_a_send_without_a_channel_has_the_strictest_terms_of_all_where_nobody_knows_the_place_either() -> None:
+    purpose = under_law(sending({"default": OPT_OUT}))
+    each = [terms_for(purpose, Action.SEND, channel, ()) for channel in sorted(purpose.channels)]
+    assert terms_for(purpose, Action.SEND, None, ()) == merged(each)
+
+
 @pytest.mark.parametrize("message_class", [MessageClass.SERVICE, MessageClass.TRANSACTIONAL, None])
 def test_what_is_no_marketing_meets_the_rows_of_channels_only_when_a_message_is(
     message_class: MessageClass | None,

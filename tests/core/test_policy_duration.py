@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volenti.core.policy.duration import LATEST_MS, Duration, expires_at, parse_duration
+from volenti.core.policy.duration import LATEST_MS, Duration, expires_at, iso, parse_duration
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -117,3 +117,10 @@ def test_it_agrees_with_the_calendar_of_datetime(start_ms: int, duration: Durati
 @given(st.integers(0, LATEST_MS), st.integers(1, 1200), st.integers(0, 1200))
 def test_a_longer_validity_never_ends_earlier(start_ms: int, months: int, more: int) -> None:
     assert expires_at(start_ms, Duration(months=months)) <= expires_at(start_ms, Duration(months=months + more))
+
+
+@pytest.mark.parametrize("text", ["P1M", "P24M", "P3D", "P1M3D", "PT90S", "P2DT1S", "P1M2DT3S"])
+def test_a_duration_in_its_shortest_form_is_written_as_it_was_read(text: str) -> None:
+    duration = parse_duration(text)
+    assert duration is not None
+    assert iso(duration) == text

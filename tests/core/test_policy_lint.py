@@ -690,3 +690,20 @@ def test_what_passes_the_linter_compiles_and_is_read_back(value: object) -> None
     if policy is not None:
         compile_policy(policy, (), PROFILES, 0)
         assert policy == parse_document(document_bytes(policy))
+
+
+@pytest.mark.parametrize(
+    ("instant", "usable"),
+    [
+        ("1969-12-31T23:59:59Z", False),
+        ("1970-01-01T00:00:00Z", True),
+        ("9998-12-31T23:59:59Z", True),
+        ("9999-01-01T00:00:00Z", False),
+        ("2026-01-01T00:00:00", False),
+    ],
+)
+def test_an_instant_lies_within_the_years_that_can_be_reckoned_with_and_names_its_zone(
+    instant: str, usable: bool
+) -> None:
+    linted = lint(f'{SMALLEST[:-2]}, retired_at: "{instant}"}}}}')
+    assert (linted.policy is not None) is usable

@@ -3,6 +3,7 @@
 import hashlib
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from shipped_profiles import FILE, PROFILES
@@ -264,6 +265,22 @@ def test_the_page_of_the_documentation_is_made_from_the_data() -> None:
     page = FILE.parents[1] / "docs" / "jurisdictions.md"
 
     assert page.read_text(encoding="utf-8") == jurisdiction_page(PROFILES), "run: make docs"
+
+
+def test_a_profile_is_read_the_same_each_time_with_its_version_sources_and_notes() -> None:
+    assert parse_profiles(FILE.read_text(encoding="utf-8")) == PROFILES
+    assert PROFILES.version == FILE.stem
+
+
+def test_the_page_shows_what_markdown_and_html_would_take_for_their_own() -> None:
+    odd = msgspec.structs.replace(PROFILES.rows[0], source="a | b", note="<b>c</b>")
+    page = jurisdiction_page(msgspec.structs.replace(PROFILES, rows=(odd,)))
+    assert page.rstrip().endswith("| a &#124; b | &lt;b>c&lt;/b> |")
+
+
+def test_the_page_says_any_relation_where_the_law_names_none() -> None:
+    row = msgspec.structs.replace(PROFILES.rows[0], key="relations", value=None)
+    assert "| `relations` | any | " in jurisdiction_page(msgspec.structs.replace(PROFILES, rows=(row,)))
 
 
 def test_the_page_names_every_key_and_every_row_with_its_source() -> None:
