@@ -1,4 +1,4 @@
-"""The pages that people follow by hand are executed as they stand: README.md, docs/audit.md and docs/policy-guide.md.
+"""The pages that people follow by hand, the README and the guides in docs/, are executed as they stand.
 
 In a block with the info string `console` a line that begins with `$ ` is a command, lines that begin with `> ` go on
 with it, and every other line is a fragment that the output must contain. Commands share their variables. A block with a
@@ -175,7 +175,7 @@ def test_the_line_that_the_demo_prints_answers_permit(demo: Demo) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["README.md", "docs/audit.md", "docs/policy-guide.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/audit.md", "docs/check-guide.md", "docs/policy-guide.md"])
 def test_a_page_that_is_followed_by_hand_does_what_it_says(demo: Demo, name: str) -> None:
     steps = [*steps_of((ROOT / name).read_text(encoding="utf-8"))]
     assert len(steps) > 3
