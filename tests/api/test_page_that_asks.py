@@ -253,6 +253,18 @@ async def test_what_the_policy_came_to_demand_more_proof_for_takes_a_no_only(kno
     assert (await known.check("cus_1"))["reason"] == "consent.denied"
 
 
+async def test_who_turns_out_to_be_too_young_cannot_agree_alone(known: Api) -> None:
+    path = await path_of(known)
+    page = await open_page(known, path)
+    facts = {"birth_date": "2019-05-01", "jurisdiction": "DE", "actor": {"type": "operator"}}
+    assert (await known.request("PATCH", "/v1/data-subjects/cus_1", facts)).status_code == 200
+    async with later(known, 2_000) as reading:
+        answer = await press(reading, path, "yes", page)
+    assert (answer.status_code, "can no longer be used to agree" in answer.text) == (200, True)
+    denied = await known.check("cus_1")
+    assert (denied["reason"], denied["access_request"]) == ("data_subject.minor_no_guardian", None)
+
+
 async def test_the_page_asks_for_the_notice_in_force_and_records_the_one_that_was_shown(known: Api) -> None:
     path = await path_of(known)
     old = await open_page(known, path)

@@ -125,8 +125,10 @@ async def answer(services: Services, token: str, *, agrees: bool, shown: str) ->
     match recording:
         case Recorded():
             return await show(services, token)
-        case Refusal():
+        case Refusal(code="offer_invalid" | "resubscribe_requires_data_subject_act"):
             return Unread(asking)
+        case Refusal():  # a page alone cannot take this consent, as where the person is too young
+            return msgspec.structs.replace(asking, takes_yes=False)
         case KeyMisused() | IdentifierTaken():
             raise Unavailable("the answer could not be recorded; try again")
         case _:
