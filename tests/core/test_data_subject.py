@@ -496,6 +496,7 @@ def test_what_a_state_has_folded_is_no_part_of_it(entries: list[Entry]) -> None:
         assert choices_of(events) == asked.choices(purpose)
 
 
+@pytest.mark.remembers
 def test_a_state_folds_nothing_for_a_purpose_without_choices() -> None:
     state = DataSubjectState()
 

@@ -695,6 +695,7 @@ def test_a_changed_copy_of_a_policy_remembers_nothing_of_the_other() -> None:
     assert before == evaluate(policy, state, SEND, NOW)
 
 
+@pytest.mark.remembers
 def test_what_a_policy_remembers_of_the_questions_has_an_end() -> None:
     policy, letters = unasked(POLICY), "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     expected = evaluate(policy, having(GRANT), msgspec.structs.replace(SEND, jurisdiction="ZZ"), NOW)
@@ -709,6 +710,7 @@ def test_what_a_policy_remembers_of_the_questions_has_an_end() -> None:
     assert expected == evaluate(policy, having(GRANT), msgspec.structs.replace(SEND, jurisdiction="ZZ"), NOW)
 
 
+@pytest.mark.remembers
 def test_what_a_state_remembers_of_the_ends_of_its_grants_has_an_end() -> None:
     state, most = having(GRANT), 0
     for days in range(1, 2 * MOST_ENDS):
@@ -734,6 +736,7 @@ def test_what_a_state_remembers_of_the_ends_of_its_grants_has_an_end() -> None:
         {"purpose": "x" * 1000},
     ],
 )
+@pytest.mark.remembers
 def test_what_a_caller_writes_freely_is_not_kept(free: dict[str, Any]) -> None:
     policy = unasked(POLICY)
     first = evaluate(policy, having(GRANT), msgspec.structs.replace(SEND, **free), NOW)
