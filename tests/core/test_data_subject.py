@@ -213,7 +213,7 @@ def test_a_grant_dated_no_later_than_a_refusal_of_its_channels_never_takes_effec
 ) -> None:
     state = fold(entries)
     for channel in CHANNELS:
-        refusals = [one for one in state.on("nl") if one.restrictive and one.covers(channel)]
+        refusals = [one for one in state.on("nl") if one.restrictive and channel in (one.channels or (channel,))]
         latest = max((one.occurred_at for one in refusals), default=None)
         if latest is None:
             continue

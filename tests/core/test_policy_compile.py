@@ -20,6 +20,7 @@ from volenti.core.policy.compile import (
     compile_policy,
     covers_region,
     in_force,
+    rows_of,
     terms_for,
 )
 from volenti.core.policy.document import (
@@ -912,3 +913,24 @@ def test_the_schema_refuses_unknown_members_and_describes_every_type() -> None:
     assert {False} == {one["additionalProperties"] for one in definitions.values() if one.get("type") == "object"}
     assert "send" in definitions["Action"]["enum"]
     assert definitions["Purpose"]["required"] == ["actions", "basis"]
+
+
+@pytest.mark.parametrize(
+    ("action", "channel", "marketing", "activity", "sensitive", "rows"),
+    [
+        (Action.SEND, Channel.EMAIL, True, None, False, ("email_marketing",)),
+        (Action.SEND, Channel.EMAIL, True, None, True, ("email_marketing", "sensitive")),
+        (Action.SEND, Channel.EMAIL, False, None, True, ("sensitive",)),
+        (Action.SELL, None, False, None, False, ("sale_share",)),
+        (Action.SELL, None, False, None, True, ("sale_share", "sensitive", "sensitive_sale")),
+        (Action.SHARE, None, False, None, True, ("sale_share", "sensitive")),
+        (Action.USE, None, True, "analytics", True, ("analytics", "sensitive")),
+        (Action.USE, None, True, None, False, ()),
+    ],
+)
+def test_sensitive_data_bring_their_rows_along_beside_the_first(
+    action: Action, channel: Channel | None, marketing: bool, activity: str | None, sensitive: bool, rows: tuple[str, ...]
+) -> None:  # fmt: skip
+    document = {"actions": [action], "basis": {"default": "consent"}, "activity": activity, "sensitive": sensitive}
+    purpose = msgspec.convert({name: value for name, value in document.items() if value is not None}, Purpose)
+    assert rows_of(purpose, action, channel, marketing=marketing) == rows

@@ -55,10 +55,6 @@ class ConsentEvent(msgspec.Struct, frozen=True, array_like=True):
     def restrictive(self) -> bool:
         return self.kind in RESTRICTIVE
 
-    def covers(self, channel: str | None) -> bool:
-        """True if a question with this channel is decided by this event. None: only what covers all channels."""
-        return not self.channels or channel in self.channels
-
 
 class Standing(msgspec.Struct, frozen=True):
     """What the fold says for one channel: the settled state and the event that decided it (None if unknown).
