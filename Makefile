@@ -71,7 +71,7 @@ docs: $(VENV)/.dev ## write docs/jurisdictions.md and docs/reasons.md from the c
 	@$(BIN)/python -m volenti.flows.profiles docs/jurisdictions.md
 	@$(BIN)/python -m volenti.core.reason > docs/reasons.md
 
-mutants: $(VENV)/.dev ## mutation tests of the rules, and the survivors (hours; MUTANTS="volenti.core.consent*" for a part)
+mutants: $(VENV)/.dev ## mutation tests of the rules, and the survivors (an hour; MUTANTS="volenti.core.consent*" for a part)
 	@rm -rf mutants && mkdir mutants && cp -RL service mutants/src
 	@cp -R docs jurisdictions migrations openapi tests pyproject.toml mutants
 	@cd mutants && nice ../$(BIN)/mutmut run --max-children 2 $(MUTANTS) && ../$(BIN)/mutmut results
