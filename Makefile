@@ -36,13 +36,16 @@ test: $(VENV)/.dev ## all tests, the linters and the types
 
 # Again where it may differ: on the oldest PostgreSQL that is supported, then with a PgBouncer between.
 POSTGRESQL_15 ?= /usr/lib/postgresql/15/bin
-DATABASE_TESTS = tests --ignore tests/core --ignore tests/keys --ignore tests/browser --ignore tests/fault/test_planted_bugs.py
+# What asks no database, or brings its own, is the same on each.
+ALIKE = --ignore tests/api/test_guard.py --ignore tests/store/test_anchor.py
+DATABASE_TESTS = tests --ignore tests/core --ignore tests/keys --ignore tests/browser --ignore tests/fault/test_planted_bugs.py $(ALIKE)
+POOLED_TESTS = tests/store tests/flows tests/api --ignore tests/store/test_embedded.py $(ALIKE)
 test-databases: $(VENV)/.dev ## what touches a database again: on PostgreSQL 15, then through PgBouncer
 	@if [ -x $(POSTGRESQL_15)/initdb ]; then \
 		echo "on PostgreSQL 15"; VOLENTI_PG_BIN=$(POSTGRESQL_15) $(BIN)/pytest -n 2 --dist worksteal $(DATABASE_TESTS); \
 	else echo "skipped: PostgreSQL 15 is not installed in $(POSTGRESQL_15)"; test -z "$$VOLENTI_TESTS_REQUIRE_TOOLS"; fi
 	@if PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null; then \
-		echo "through PgBouncer"; VOLENTI_TEST_POOLER=pgbouncer $(BIN)/pytest -n 2 --dist worksteal tests/store tests/flows tests/api; \
+		echo "through PgBouncer"; VOLENTI_TEST_POOLER=pgbouncer $(BIN)/pytest -n 2 --dist worksteal $(POOLED_TESTS); \
 	else echo "skipped: PgBouncer is not installed"; test -z "$$VOLENTI_TESTS_REQUIRE_TOOLS"; fi
 
 test-core: $(VENV)/.dev ## the pure core only: no database, a few seconds
