@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from volenti.core import consent
-from volenti.core.consent import Actor, ConsentEvent, ConsentKind, barrier, in_force, live, scopes, settle
+from volenti.core.consent import PERMITTING, Actor, ConsentEvent, ConsentKind, barrier, in_force, live, scopes, settle
 from volenti.core.data_subject import (
     ASKED,
     ENTRY_KINDS,
@@ -48,7 +48,7 @@ SHOWN_MS = 1_000
 """A form that is submitted faster than this after its offer was issued was not read by a person: it stays at E1."""
 
 
-PERMISSIVE: Final[frozenset[ConsentKind]] = frozenset(("grant", "request", "confirm", "renew"))
+PERMISSIVE: Final[frozenset[ConsentKind]] = PERMITTING | {"request"}
 """Kinds that permit, or lead to it: they need a person's own act, a notice, and a purpose that is not retired."""
 
 

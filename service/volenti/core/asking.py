@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from volenti.core.consent import E2, scopes, settle
+from volenti.core.consent import E2
 from volenti.core.data_subject import ASKS_KEPT, DataSubjectState, comes_of_age
 from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose
 from volenti.core.policy.document import grade_number
@@ -40,8 +40,8 @@ def locked_until(policy: CompiledPolicy, state: DataSubjectState, purposes: Iter
 
 
 def _locks(policy: CompiledPolicy, purpose: CompiledPurpose, state: DataSubjectState) -> Iterator[int]:
-    events = state.on(purpose.key)
-    refusals = [refusal for channel in scopes(events) if (refusal := settle(events, channel).refusal) is not None]
+    standings = state.choices(purpose.key).standings.values()
+    refusals = [standing.refusal for standing in standings if standing.refusal is not None]
     terms = terms_of(purpose, state)
     for refusal in refusals:
         if terms.reask_lock is not None:
@@ -52,7 +52,9 @@ def _locks(policy: CompiledPolicy, purpose: CompiledPurpose, state: DataSubjectS
                 yield adult
     if policy.asking.cooldown is not None:
         asked = max((prompt.at for prompt in state.asked if purpose.key in prompt.purposes), default=None)
-        answers = (event.occurred_at for event in events if event.kind not in ("acknowledge", "invalidate"))
+        answers = (
+            event.occurred_at for event in state.on(purpose.key) if event.kind not in ("acknowledge", "invalidate")
+        )
         if asked is not None and not any(answered >= asked for answered in answers):
             yield expires_at(asked, policy.asking.cooldown)
 

@@ -19,8 +19,8 @@ from volenti.core.policy.duration import Duration
 ConsentKind = Literal["grant", "deny", "withdraw", "object", "request", "confirm", "renew", "invalidate", "acknowledge"]
 RESTRICTIVE: Final[frozenset[ConsentKind]] = frozenset(("deny", "withdraw", "object"))
 """Kinds that take back or refuse: always accepted, and dated as they are."""
-PERMISSIVE: Final[frozenset[ConsentKind]] = frozenset(("grant", "confirm", "renew"))
-"""Kinds that permit, where nothing bars them."""
+PERMITTING: Final[frozenset[ConsentKind]] = frozenset(("grant", "confirm", "renew"))
+"""Kinds that permit, where nothing bars them; a request only leads to it."""
 Settled = Literal["unknown", "granted", "denied", "withdrawn", "objected"]
 Actor = Literal["data_subject", "guardian", "operator", "system", "import"]
 
@@ -207,7 +207,7 @@ class Choices(msgspec.Struct, frozen=True):
 
     def last_given(self) -> int | None:
         """When the newest permission was given, a void one too."""
-        return next((one.occurred_at for one in reversed(self.recorded) if one.kind in PERMISSIVE), None)
+        return next((one.occurred_at for one in reversed(self.recorded) if one.kind in PERMITTING), None)
 
 
 def choices_of(events: tuple[ConsentEvent, ...]) -> Choices:

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from volenti.core.asking import a_page_suffices, locked_until
-from volenti.core.consent import PERMISSIVE, Choices, ConsentEvent, Standing, choices_of
+from volenti.core.consent import PERMITTING, Choices, ConsentEvent, Standing, choices_of
 from volenti.core.data_subject import ENTRY_KINDS, DataSubjectState, Fact, comes_of_age
 from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, covers_region
 from volenti.core.policy.document import Action, Addresses, Channel, LawfulBasis, MessageClass
@@ -471,7 +471,7 @@ class _Case:
     def _told(self) -> bool:
         """True if the person saw, or agreed to, a version of the notice that still stands."""
         return any(
-            (event.kind == "acknowledge" or event.kind in PERMISSIVE) and not self._outdated(event)
+            (event.kind == "acknowledge" or event.kind in PERMITTING) and not self._outdated(event)
             for event in self.choices.events
             if event.notice is not None
         )

@@ -9,7 +9,7 @@ import msgspec
 
 from volenti.core.admission import Choice, Command, Refusal, ShownOffer
 from volenti.core.asking import a_page_suffices
-from volenti.core.consent import Standing, scopes, settle
+from volenti.core.consent import Standing
 from volenti.core.data_subject import DataSubjectState, Evidence, Identifier
 from volenti.core.decision import Permit, Question, evaluate, requestable
 from volenti.core.policy.compile import CompiledPolicy, in_force
@@ -187,8 +187,8 @@ def _agreed_at(policy: CompiledPolicy, state: DataSubjectState, link: AskingLink
 
 
 def _standings(state: DataSubjectState, link: AskingLink) -> list[Standing]:
-    events = state.on(link.purpose)
-    return [settle(events, channel) for channel in ((link.channel,) if link.channel else scopes(events))]
+    choices = state.choices(link.purpose)
+    return [*choices.standings.values()] if link.channel is None else [choices.standing(link.channel)]
 
 
 def _own_no(standing: Standing) -> bool:

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from volenti.core.admission import Choice, Command, Refusal
-from volenti.core.consent import ConsentEvent, Standing, scopes, settle
+from volenti.core.consent import ConsentEvent, Standing
 from volenti.core.data_subject import Act, DataSubjectState, Evidence, Identifier
 from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy
@@ -176,5 +176,5 @@ def _confirmed(state: DataSubjectState, purpose: str, request: ConsentEvent) -> 
 
 
 def _standings(state: DataSubjectState, purpose: str, request: ConsentEvent) -> Iterator[Standing]:
-    events = state.on(purpose)
-    return (settle(events, channel) for channel in request.channels or scopes(events))
+    choices = state.choices(purpose)
+    return (choices.standing(channel) for channel in request.channels or choices.standings)

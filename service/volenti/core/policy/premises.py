@@ -39,7 +39,6 @@ _ADDRESS_OF = {
 }
 """The type of identifier that a channel reaches; the others need no registered address."""
 
-
 Asked: TypeAlias = tuple[str, Action, Channel | None, MessageClass | None, str, str | None]
 """What premises follow from: a purpose of the policy, action, channel, class of message; the jurisdiction of the person
 (empty: not known) and the one that the caller states."""
@@ -50,9 +49,9 @@ class Premises(msgspec.Struct, frozen=True, kw_only=True):
 
     `message_class` is the one that binds. `unfit`: the obstacles that lie in the question itself, by number. `topics`:
     those that it may name. `address`: the type of identifier that the person must have, if any. `objections_count`: False
-    where the purpose is exempt from objections. `minimum_grade`: of a grant's evidence. `lives`: how long a grant lasts at most. `guardian_until`: the age that
-    ends a guardian's power, the lowest of the places; elsewhere the person may still be a minor. `ages`: those at which
-    the person's rights change. `changes`: the instants at which the policy does.
+    where the purpose is exempt from objections. `minimum_grade`: of a grant's evidence. `lives`: how long a grant lasts
+    at most. `guardian_until`: the age that ends a guardian's power, the lowest of the places; elsewhere the person may
+    still be a minor. `ages`: those at which the person's rights change. `changes`: the instants at which the policy does.
     """
 
     purpose: CompiledPurpose
