@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from pooler import SERVICE_ROLES, Pooler, pooled
 from volenti.cli.deployment import prepare
@@ -82,3 +88,20 @@ def with_keys_bound() -> Iterator[Embedded]:
     with fresh() as running:
         assert run(["workspace", "list", "--data-dir", str(running.data_dir)]) == 0
         yield running
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[httpx.Client]:
+    """`volenti serve` as a process of its own, and a client of it; it must stop with 0."""
+    arguments = [sys.executable, "-m", "volenti", "serve", "--port", "0", *options]
+    environment = {**os.environ, "VOLENTI_LOG_LEVEL": "error"}
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as service:
+        try:
+            assert service.stderr is not None
+            base = next(found[1] for line in service.stderr if (found := re.search(r"Volenti on (http://\S+)", line)))
+            with httpx.Client(base_url=base, timeout=10) as http:
+                yield http
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(20) == 0
+        finally:
+            service.kill()

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from deployments import serving
 from volenti.cli.main import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
 QUESTION = {"data_subject": {"id": "cus_1"}, "action": "send", "purpose": "newsletter", "channel": "email"}
-
-
-@contextmanager
-def serving(data: Path, *options: str) -> Iterator[httpx.Client]:
-    """A service on a data directory, with a credential of a workspace `acme` for every request."""
-    arguments = [sys.executable, "-m", "volenti", "serve", "--port", "0", "--data-dir", str(data), *options]
-    environment = {**os.environ, "VOLENTI_LOG_LEVEL": "error"}
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as service:
-        try:
-            assert service.stderr is not None
-            base = next(found[1] for line in service.stderr if (found := re.search(r"Volenti on (http://\S+)", line)))
-            with httpx.Client(base_url=base, timeout=10) as http:
-                yield http
-            service.send_signal(signal.SIGTERM)
-            assert service.wait(20) == 0
-        finally:
-            service.kill()
 
 
 def credential(data: Path, capsys: pytest.CaptureFixture[str], *scopes: str) -> dict[str, str]:
@@ -62,7 +42,7 @@ def test_a_consent_expires_when_the_clock_is_moved_and_the_clock_only_moves_forw
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
-    with serving(data, "--test-clock", "2026-07-01T12:00:00Z") as http:
+    with serving("--data-dir", str(data), "--test-clock", "2026-07-01T12:00:00Z") as http:
         headers = credential(data, capsys, "check", "consents:write", "consents:read", "admin")
         grant = {"kind": "grant", "purpose": "newsletter", "notice": "newsletter@1", "valid_until": "2026-08-01T00:00:00Z"}  # fmt: skip
         body = {"data_subject": {"id": "cus_1"}, "events": [grant], "actor": {"type": "data_subject"}, "method": "web_form", "surface": "x"}  # fmt: skip
@@ -96,14 +76,14 @@ def test_a_consent_expires_when_the_clock_is_moved_and_the_clock_only_moves_forw
     assert run(["audit", "rebuild", "--data-dir", str(data)]) == 0
     assert run(["serve", "--test-clock", "2026-07-01T12:00:00Z", "--data-dir", str(data)]) == 2
     capsys.readouterr()
-    with serving(data) as http:
+    with serving("--data-dir", str(data)) as http:
         assert check(http, headers)["evaluated_at"] == "2026-08-01T00:00:00.000Z"
         assert move(http, headers, "2027-01-01T00:00:00Z").status_code == 200
 
 
 def test_a_service_on_the_wall_clock_has_no_clock_to_move(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data"
-    with serving(data) as http:
+    with serving("--data-dir", str(data)) as http:
         headers = credential(data, capsys, "admin")
         answer = move(http, headers, "2099-01-01T00:00:00Z")
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")

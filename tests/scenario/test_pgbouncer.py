@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 
-import httpx
 import pytest
 
-from deployments import fresh
+from deployments import fresh, serving
 from pooler import Pooler, pooled
 from volenti.cli.main import run
 from volenti.store.embedded import Embedded
@@ -43,22 +37,6 @@ def behind(server: Embedded, pooler: Pooler, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("VOLENTI_DATABASE_URL", url)
     monkeypatch.setenv("VOLENTI_DATABASE_POOLER", "transaction")
     monkeypatch.setenv("VOLENTI_KEY_FILE", str(server.data_dir / "keys.json"))
-
-
-@contextmanager
-def serving(*options: str) -> Iterator[httpx.Client]:
-    arguments = [sys.executable, "-m", "volenti", "serve", "--port", "0", *options]
-    environment = {**os.environ, "VOLENTI_LOG_LEVEL": "error"}
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as service:
-        try:
-            assert service.stderr is not None
-            base = next(found[1] for line in service.stderr if (found := re.search(r"Volenti on (http://\S+)", line)))
-            with httpx.Client(base_url=base, timeout=10) as http:
-                yield http
-            service.send_signal(signal.SIGTERM)
-            assert service.wait(20) == 0
-        finally:
-            service.kill()
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
