@@ -23,7 +23,7 @@ from volenti.core.ledger.merkle import TreeSize
 from volenti.core.policy.compile import CompiledPolicy
 from volenti.flows import keep_anchor, manage_credentials, record_consents, recover, sign_checkpoint
 from volenti.flows.administer import Change
-from volenti.flows.keep_anchor import Agrees
+from volenti.flows.keep_anchor import Agrees, Anchored
 from volenti.flows.services import Services
 from volenti.store import appender as appending
 from volenti.store import database, journal, ledger, schema
@@ -116,8 +116,8 @@ def sign_in_the_past(patch: pytest.MonkeyPatch) -> None:
 def anchor_ignored(patch: pytest.MonkeyPatch) -> None:
     """Whatever the database holds agrees with what is anchored."""
 
-    async def examine(services: Any, connection: Any, anchored: str | None, head: Any, lines: Any = ()) -> Agrees:
-        return Agrees(anchored)
+    async def examine(services: Any, connection: Any, seen: Anchored, head: Any, lines: Any = ()) -> Agrees:
+        return Agrees(seen.note)
 
     for module in (keep_anchor, sign_checkpoint, recover):
         patch.setattr(module, "examine", examine)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -27,7 +27,7 @@ from volenti.core.policy.document import Action, Channel
 from volenti.errors import Invalid, Unavailable
 from volenti.flows.check_policy import Asked, Checked, check
 from volenti.flows.create_workspace import create
-from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, read_journal
+from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, guard_log, read_journal
 from volenti.flows.manage_credentials import Authenticator, issue, revoke
 from volenti.flows.open_services import opened
 from volenti.flows.rebuild_states import rebuild
@@ -38,9 +38,11 @@ from volenti.flows.sign_checkpoint import sign
 from volenti.flows.verify_ledger import verify
 from volenti.settings import Settings
 from volenti.store import ledger, schema
+from volenti.store.anchor import AnchorStore
 from volenti.store.embedded import Embedded
 
 _numbers = itertools.count()
+Step: TypeAlias = Callable[[], Awaitable[None]]
 QUESTION = Question(action=Action.SEND, purpose="newsletter", channel=Channel.EMAIL)
 
 
@@ -314,6 +316,65 @@ async def test_a_guard_beside_a_writer_freezes_nothing(place: Place) -> None:
         while not writer.done():
             assert isinstance((await guard(services))["localhost/shop"], Agrees)
         await writer
+
+
+async def _nothing() -> None:
+    pass
+
+
+class Interrupted:
+    """An anchor that lets another replica work before, and after, it is read for the first time."""
+
+    def __init__(self, anchor: AnchorStore, before: Step = _nothing, after: Step = _nothing) -> None:
+        self._anchor, self._before, self._after = anchor, before, after
+
+    async def read(self, origin: str) -> str | None:
+        before, self._before = self._before, _nothing
+        await before()
+        kept = await self._anchor.read(origin)
+        after, self._after = self._after, _nothing
+        await after()
+        return kept
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._anchor, name)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_log_that_is_signed_for_the_first_time_while_a_guard_looks_stays_active(
+    place: Place, moment: str
+) -> None:
+    async with place.services() as services, place.services() as other:
+        workspace = await create(services, "shop")
+        assert services.anchor is not None
+
+        async def another_replica() -> None:
+            await sign(other, workspace)
+
+        anchor = Interrupted(services.anchor, **{moment: another_replica})
+        standing = await guard_log(replace(services, anchor=anchor), workspace)
+
+        assert isinstance(standing, Agrees)
+        await choose(services, workspace, "anna", "grant")  # not frozen
+
+
+async def test_a_log_that_is_recovered_while_a_guard_looks_stays_active(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    async with place.services() as services, place.services() as other:
+        assert services.anchor is not None
+
+        async def another_replica() -> None:
+            await recover(other, [])
+
+        anchor = Interrupted(services.anchor, after=another_replica)
+        assert isinstance(await guard_log(replace(services, anchor=anchor), workspace), Agrees)
+        await choose(services, workspace, "anna", "grant")
 
 
 async def test_an_edited_anchor_freezes_the_log(place: Place) -> None:

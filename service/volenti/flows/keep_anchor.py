@@ -43,26 +43,39 @@ class Contradicts(msgspec.Struct, frozen=True):
 Standing: TypeAlias = Agrees | Unanchored | Contradicts
 
 
-async def anchored_head(services: Services, connection: Connection, workspace_id: UUID) -> tuple[str | None, Head]:
-    """What is anchored for a workspace's newest log, and the head, read in this order.
+class Anchored(msgspec.Struct, frozen=True):
+    """What was read of a log's anchor. `due`: a checkpoint of the log was committed before, so that there has to be one."""
 
-    Another replica may append, sign and anchor at the same moment: a head that is read after the anchor is never
-    behind it, unless it was rolled back. The connection is READ COMMITTED. Raises Unavailable if the anchor cannot be read.
+    note: str | None
+    due: bool
+
+
+async def anchored_head(services: Services, connection: Connection, workspace_id: UUID) -> tuple[Anchored, Head]:
+    """What is anchored for a workspace's newest log, and its head; `due`, anchor and head are read in this order.
+
+    Another replica may append, sign, anchor and recover between any two of the reads. A checkpoint is committed after it
+    was anchored: one that is seen before the anchor is read was anchored by then. A head that is read after the anchor is
+    never behind it, unless it was rolled back. The connection is READ COMMITTED. Raises Unavailable if the anchor cannot be read.
     """
-    origin = (await ledger.head(connection, workspace_id)).origin
-    anchored = None if services.anchor is None else await services.anchor.read(origin)
-    return anchored, await ledger.head(connection, workspace_id)
+    head = await ledger.head(connection, workspace_id)
+    while True:
+        log = head.log_id
+        due = await ledger.checkpoint(connection, workspace_id, log) is not None
+        anchored = Anchored(None if services.anchor is None else await services.anchor.read(head.origin), due)
+        head = await ledger.head(connection, workspace_id)
+        if head.log_id == log:
+            return anchored, head
 
 
 async def examine(
-    services: Services, connection: Connection, anchored: str | None, head: Head, lines: Iterable[Line] = ()
+    services: Services, connection: Connection, seen: Anchored, head: Head, lines: Iterable[Line] = ()
 ) -> Standing:
     """How a committed head stands to its anchor, both as `anchored_head` gave them, and to the journal's lines."""
+    anchored = seen.note
     if services.anchor is None:
         return Agrees(None)
     if anchored is None:
-        begun = head.size > 0 and await ledger.checkpoint(connection, head.workspace_id, head.log_id) is not None
-        return Unanchored() if begun else Agrees(None)  # a log that was never signed is about to be anchored
+        return Unanchored() if seen.due else Agrees(None)  # a log that was never signed is about to be anchored
     try:
         known = checkpoint.verify(anchored, [note.parse_vkey(services.signer.vkey(head.origin))])
     except VerificationError:
@@ -122,12 +135,13 @@ async def move_on(
     for _ in range(SWAPS):
         if anchored == signed.note or await services.anchor.swap(head.origin, anchored, signed.note):
             return
-        seen = anchored
-        anchored, now = await anchored_head(services, connection, head.workspace_id)
+        before = anchored
+        seen, now = await anchored_head(services, connection, head.workspace_id)
         if now.log_id != head.log_id:
             return  # recovered meanwhile: the old log is sealed, and another one is anchored
-        standing = await examine(services, connection, anchored, now)
-        if isinstance(standing, Contradicts) or (anchored is None and seen is not None):
+        anchored = seen.note
+        standing = await examine(services, connection, seen, now)
+        if isinstance(standing, Contradicts) or (anchored is None and before is not None):
             raise LedgerDamaged(f"the anchor of {head.origin} was moved to what the log is not: the log is frozen")
         if anchored is not None and checkpoint.parse(note.parse(anchored).text).size >= signed.size:
             return

@@ -70,7 +70,7 @@ async def _sign(
         )
         if before.root != head.root:
             raise LedgerDamaged(f"two roots for size {head.size} of {head.origin}: the log is frozen")
-    await move_on(services, connection, head, anchored, before)
+    await move_on(services, connection, head, anchored.note, before)
     return before
 
 
