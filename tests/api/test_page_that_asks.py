@@ -258,6 +258,7 @@ async def test_who_turns_out_to_be_too_young_cannot_agree_alone(known: Api) -> N
     page = await open_page(known, path)
     facts = {"birth_date": "2019-05-01", "jurisdiction": "DE", "actor": {"type": "operator"}}
     assert (await known.request("PATCH", "/v1/data-subjects/cus_1", facts)).status_code == 200
+    assert 'value="yes"' not in (await open_page(known, path)).text
     async with later(known, 2_000) as reading:
         answer = await press(reading, path, "yes", page)
     assert (answer.status_code, "can no longer be used to agree" in answer.text) == (200, True)

@@ -159,9 +159,24 @@ notices: {{nl: {{version: 1, text: {{en: {{title: Newsletter, body: "Yes."}}}}}}
 purposes: {{nl: {{actions: [use], basis: {{default: consent}}, {purpose}}}}}
 """
     )
-    assert a_page_suffices(policy.purposes["nl"]) is suffices
+    assert a_page_suffices(policy.purposes["nl"], EMPTY, NOW) is suffices
 
 
 def test_a_page_that_has_nothing_to_show_takes_no_consent() -> None:
     assert POLICY.purposes["nl"].notice is None
-    assert not a_page_suffices(POLICY.purposes["nl"])
+    assert not a_page_suffices(POLICY.purposes["nl"], EMPTY, NOW)
+
+
+@pytest.mark.parametrize(("born", "suffices"), [("2010-07-01", True), ("2010-07-02", False), ("", True)])
+def test_a_page_takes_no_consent_of_who_is_known_to_be_too_young(born: str, suffices: bool) -> None:
+    policy = compiled(
+        """\
+controller: {name: Acme GmbH}
+notices: {nl: {version: 1, text: {en: {title: Newsletter, body: "Yes."}}}}
+purposes: {nl: {actions: [use], basis: {default: consent}, notice: nl}}
+""",
+        law=[row("DE", "age_of_consent", 16)],
+    )
+    state = DataSubjectState(jurisdiction="DE", birth_date=born)
+
+    assert a_page_suffices(policy.purposes["nl"], state, NOW) is suffices

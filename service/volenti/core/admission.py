@@ -40,7 +40,7 @@ from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, lives_o
 from volenti.core.policy.document import grade_number
 from volenti.core.policy.duration import expires_at
 from volenti.core.policy.notice import PublishedNotice
-from volenti.core.validity import adult_at, ends_at, terms_of
+from volenti.core.validity import adult_at, ends_at, of_age, terms_of
 
 AHEAD_MS = 300_000
 """A grant may be dated this far ahead of the service's clock, for clocks that differ; more is refused."""
@@ -360,7 +360,7 @@ def _fault(
         return Refusal("notice_unknown", "no such notice version was published", f"{pointer}/notice")
     imported = command.actor == "import"
     claimed, occurred = _claimed(choice, now), _occurred(choice, now)
-    alone = _of_age(purpose, state, occurred)
+    alone = of_age(purpose, state, occurred)
     if command.actor == "system":
         return Refusal("not_affirmative", "a grant is an act of the person; the system cannot consent", pointer)
     if command.actor == "guardian":
@@ -399,12 +399,6 @@ def _fault(
     return None
 
 
-def _of_age(purpose: CompiledPurpose, state: DataSubjectState, at: int) -> bool | None:
-    """Whether the person may consent alone where they live; None where nobody knows their age, or no age is set."""
-    adult = adult_at(state, terms_of(purpose, state).age_of_consent)
-    return None if adult is None else at >= adult
-
-
 def _claimed(choice: Choice, now: int) -> int:
     return now if choice.claimed_at is None else choice.claimed_at
 
@@ -440,7 +434,7 @@ def _recorded(
         evidence_grade=_graded(choice, command, state, occurred, now, policy) if permissive else consent.E0,
         minimum_grade=grade_number(purpose.minimum_evidence),
         double_opt_in=purpose.double_opt_in,
-        of_age=permissive and command.actor != "guardian" and _of_age(purpose, state, occurred) is True,
+        of_age=permissive and command.actor != "guardian" and of_age(purpose, state, occurred) is True,
         names=choice.names,
         guardian=command.guardian if command.actor == "guardian" else None,
         valid_from=choice.valid_from if permissive else None,

@@ -13,16 +13,19 @@ from volenti.core.data_subject import ASKS_KEPT, DataSubjectState, comes_of_age
 from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose
 from volenti.core.policy.document import grade_number
 from volenti.core.policy.duration import expires_at
-from volenti.core.validity import terms_of
+from volenti.core.validity import of_age, terms_of
 
 
-def a_page_suffices(purpose: CompiledPurpose) -> bool:
-    """True if a page that shows the notice may take the consent alone.
+def a_page_suffices(purpose: CompiledPurpose, state: DataSubjectState, now: int) -> bool:
+    """True if a page that shows the notice may take the person's consent alone.
 
     Not where the purpose has no notice to show, and not where the consent must be confirmed through the address
-    (double opt-in) or proved better than by an act against a text: who opens a link has shown neither.
+    (double opt-in) or proved better than by an act against a text: who opens a link has shown neither. Nor of a person
+    who is known to be too young to consent alone.
     """
-    return purpose.notice is not None and not purpose.double_opt_in and grade_number(purpose.minimum_evidence) <= E2
+    if purpose.notice is None or purpose.double_opt_in or grade_number(purpose.minimum_evidence) > E2:
+        return False
+    return of_age(purpose, state, now) is not False
 
 
 def locked_until(policy: CompiledPolicy, state: DataSubjectState, purposes: Iterable[str], now: int) -> int | None:

@@ -660,7 +660,7 @@ def requestable(
     if policy is None or isinstance(decision, Permit) or decision.reasons[0].reason.remedy != "ask_consent":
         return False
     purpose = policy.purposes[question.purpose]
-    return a_page_suffices(purpose) and locked_until(policy, state, (purpose.key,), now) is None
+    return a_page_suffices(purpose, state, now) and locked_until(policy, state, (purpose.key,), now) is None
 
 
 def _remedies(

@@ -28,6 +28,12 @@ def adult_at(state: DataSubjectState, age_of_consent: int | None) -> int | None:
     return comes_of_age(state.birth_date, age_of_consent) if state.birth_date and age_of_consent is not None else None
 
 
+def of_age(purpose: CompiledPurpose, state: DataSubjectState, at: int) -> bool | None:
+    """Whether the person may consent alone where they live; None where nobody knows their age, or no age is set."""
+    adult = adult_at(state, terms_of(purpose, state).age_of_consent)
+    return None if adult is None else at >= adult
+
+
 def ends_at(grant: ConsentEvent, lives: tuple[Duration, ...], adult: int | None) -> int | None:
     """When a grant ends: by its own end, by those of `lives_of`, and a guardian's when the person is of age."""
     end = grant.valid_until

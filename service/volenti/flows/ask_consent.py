@@ -171,7 +171,7 @@ def _asking(policy: CompiledPolicy, state: DataSubjectState, link: AskingLink, n
         language=state.locale,
         agreed_at=_agreed_at(policy, state, link, now),
         refused=any(standing.refusal is not None for standing in _standings(state, link)),
-        takes_yes=now < link.expires_at * 1000 and a_page_suffices(purpose) and in_force(purpose, now),
+        takes_yes=now < link.expires_at * 1000 and a_page_suffices(purpose, state, now) and in_force(purpose, now),
     )
 
 
