@@ -73,8 +73,9 @@ async def test_a_bad_item_is_a_deny_with_its_error_and_fails_no_other(api: Api) 
     for (_, status, pointer), answer in zip(bad, answers[1:-1], strict=True):
         assert (answer["decision"], answer["reason"], answer["determinate"]) == ("deny", "request.invalid", True)
         assert answer["error"]["status"] == status
+        assert answer["error"]["type"].startswith("urn:volenti:problem:")
         if pointer is not None:
-            assert answer["error"]["pointer"] == pointer
+            assert answer["error"]["errors"][0]["pointer"] == pointer
         assert answer["evidence"] == []
     assert answers[1]["key"] == "b"
 

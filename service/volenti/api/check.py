@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from volenti.api.endpoint import Call, Context, Reply, decode_json
-from volenti.api.problems import Problematic, not_implemented, problem_of
+from volenti.api.problems import Problematic, document_of, not_implemented, problem_of
 from volenti.api.values import instant, item_key, reference
 from volenti.api.wire import (
     CheckAccessRequest,
@@ -20,7 +20,6 @@ from volenti.api.wire import (
     CheckedPolicy,
     CheckEvidence,
     CheckItemAnswer,
-    CheckItemError,
     CheckMessage,
     CheckObligation,
     CheckReason,
@@ -163,9 +162,7 @@ def _refusal(services: Services, item: _NoQuestion) -> CheckItemAnswer:
     said = reason("request.out_of_scope" if problem.status == 403 else "request.invalid")
     nothing = unread(services, Situation())
     answer = _answer(msgspec.structs.replace(nothing, decision=Deny((Given(said),), nothing.evaluated_at + 1)), None)
-    pointer = None if problem.pointer is None else f"#{problem.pointer}"
-    error = CheckItemError(status=problem.status, type=problem.type, detail=problem.detail, pointer=pointer)
-    return CheckItemAnswer(**_members(answer), key=item.key, error=error)
+    return CheckItemAnswer(**_members(answer), key=item.key, error=document_of(problem))
 
 
 def _members(answer: CheckAnswer) -> dict[str, Any]:

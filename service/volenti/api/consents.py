@@ -12,7 +12,7 @@ import msgspec
 
 from volenti.api import wire
 from volenti.api.endpoint import Call, Reply, decode_json, idempotency_key
-from volenti.api.problems import Problematic, body_of, not_implemented, problem_of, refused
+from volenti.api.problems import Problematic, document_of, not_implemented, problem_of, refused
 from volenti.api.values import composed, identifier, instant, item_key, optional_instant, reference, zone
 from volenti.core.admission import PERMISSIVE, Choice, Command, Facts, Refusal, ShownOffer
 from volenti.core.data_subject import ENTRY_KINDS, Act, Evidence, Identifier
@@ -104,7 +104,7 @@ async def _item_answer(call: Call, item: _Item, outcome: Outcome) -> wire.Consen
 
 
 def _item_refusal(item: _NoWrite) -> wire.ConsentsItemAnswer:
-    error = msgspec.json.decode(body_of(item.problem))
+    error = document_of(item.problem)
     return wire.ConsentsItemAnswer(key=item.key, status=item.problem.status, recorded=None, error=error)
 
 

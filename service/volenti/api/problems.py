@@ -81,6 +81,11 @@ def refused(refusal: Refusal) -> Problematic:
 
 def body_of(problem: Problematic) -> bytes:
     """The problem document's bytes."""
+    return msgspec.json.encode(document_of(problem))
+
+
+def document_of(problem: Problematic) -> dict[str, Any]:
+    """The problem document: the members of `Problem`, and what else the problem says."""
     errors = () if problem.pointer is None else (ProblemError(detail=problem.detail, pointer="#" + problem.pointer),)
     document = Problem(
         type=TYPES + problem.type,
@@ -90,7 +95,7 @@ def body_of(problem: Problematic) -> bytes:
         errors=errors,
     )
     members = {name: value for name, value in msgspec.to_builtins(document).items() if name != "errors" or value}
-    return msgspec.json.encode(members | problem.extra)
+    return members | problem.extra
 
 
 def headers_of(problem: Problematic) -> dict[str, str]:

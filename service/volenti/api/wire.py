@@ -41,6 +41,8 @@ Revision = Annotated[
     Meta(pattern=r"^vr1\.[A-Za-z0-9_-]{14}(?!\n)$", description="a revision token as a write or a check returned it"),
 ]
 Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339")]
+ItemProblem = Annotated[dict[str, Any], Meta(extra_json_schema={"$ref": "#/components/schemas/Problem"})]
+"""The problem document of one item: it may say more than `Problem` does."""
 
 
 BirthDate = Annotated[
@@ -241,20 +243,11 @@ class CheckAnswer(Answer, frozen=True):
     trace: tuple[CheckTrace, ...] | UnsetType = UNSET
 
 
-class CheckItemError(Answer, frozen=True):
-    """What is wrong with an item of a batch, and the status that it would have had alone."""
-
-    status: int
-    type: str
-    detail: str
-    pointer: str | None
-
-
 class CheckItemAnswer(CheckAnswer, frozen=True):
-    """The answer to an item: that of the check alone. `error` says why an item was no question."""
+    """The answer to an item: that of the check alone. `error`: the problem document of an item that is no question."""
 
     key: str | None = None
-    error: CheckItemError | None = None
+    error: ItemProblem | None = None
 
 
 class CheckBatchAnswer(Answer, frozen=True):
@@ -362,7 +355,7 @@ class ConsentsItemAnswer(Answer, frozen=True):
     key: str | None
     status: int
     recorded: RecordedAnswer | None
-    error: dict[str, Any] | None
+    error: ItemProblem | None
 
 
 class ConsentsBatchAnswer(Answer, frozen=True):
