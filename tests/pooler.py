@@ -50,7 +50,8 @@ def pooled(
 ) -> Iterator[Pooler]:
     """PgBouncer for as long as the block lasts: at most `sessions` of the server for a role and a database.
 
-    Its settings are those of docs/operations.md, with a test's addresses. It demands `password` of all, if there is one.
+    Its settings are those of docs/operations.md, with a test's addresses, and it keeps no idle session for long: each test
+    of a restore has databases of its own, and the server has a hundred places. It demands `password` of all, if there is one.
     """
     program = pgbouncer()
     with tempfile.TemporaryDirectory(prefix="volenti-pooler-") as name:
@@ -58,7 +59,7 @@ def pooled(
         account = account_for(server.data_dir, server.binaries.path, report=lambda line: None)  # it refuses root too
         account.give(folder)
         own = {
-            "default_pool_size": str(sessions), "listen_addr": "", "listen_port": "5432", "unix_socket_dir": name,
+            "default_pool_size": str(sessions), "server_idle_timeout": "5", "listen_addr": "", "listen_port": "5432", "unix_socket_dir": name,
             "unix_socket_mode": "0700", "auth_file": f"{name}/users.txt", "logfile": f"{name}/log",
             "auth_type": "scram-sha-256" if password else "trust",
         }  # fmt: skip
