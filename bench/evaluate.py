@@ -166,7 +166,7 @@ def _standings(world: World, person: int) -> dict[str, dict[str, Any]]:
                 "since": event.occurred_at,
                 "version": _version(standing),
                 "grade": event.grade,
-                "of_age": event.of_age,
+                "of_age": event.age_of_consent is not None,
             }
     return found
 

@@ -167,5 +167,5 @@ def _choices(
         notice = None if purpose.notice is None else f"{purpose.notice}@{version}"
         yield ConsentEvent(
             entry=f"{key}-{number}", kind=kind, occurred_at=moment, recorded_at=moment, actor="data_subject",
-            channels=(rng.choice(sorted(purpose.channels)),) if narrow else (), notice=notice, grade=3, of_age=True,
+            channels=(rng.choice(sorted(purpose.channels)),) if narrow else (), notice=notice, grade=3, age_of_consent=13,
         )  # fmt: skip

@@ -450,7 +450,7 @@ BY_PARENT = command(GRANT, actor="guardian", guardian="parent")
 def test_a_guardian_on_record_consents_for_a_minor_as_well_as_a_person_for_themself() -> None:
     recorded = choice_recorded(admitted(BY_PARENT, MINOR))
 
-    assert (recorded.actor, recorded.guardian, recorded.evidence_grade, recorded.of_age) == ("guardian", "parent", 2, False)  # fmt: skip
+    assert (recorded.actor, recorded.guardian, recorded.evidence_grade, recorded.age_of_consent) == ("guardian", "parent", 2, None)  # fmt: skip
 
 
 def test_a_guardians_power_begins_and_ends_at_its_instants() -> None:
@@ -491,17 +491,19 @@ def test_a_guardian_may_permit_again_what_a_guardian_withdrew_and_the_person_may
 
 
 @pytest.mark.parametrize(
-    ("state", "of_age"),
+    ("state", "reached"),
     [
-        (EMPTY, False),
-        (IN_FRANCE, False),
-        (DataSubjectState(jurisdiction="US", birth_date="2000-01-01"), False),
-        (ADULT, True),
+        (EMPTY, None),
+        (IN_FRANCE, None),
+        (DataSubjectState(jurisdiction="US", birth_date="2000-01-01"), None),
+        (ADULT, 15),
     ],
 )
-def test_that_a_person_was_old_enough_is_recorded_where_it_was_known(state: DataSubjectState, of_age: bool) -> None:
-    assert of_age is choice_recorded(admitted(command(GRANT), state)).of_age
-    assert choice_recorded(admitted(command(choice("withdraw")), state)).of_age is False
+def test_the_age_that_a_person_had_to_have_is_recorded_where_they_had_it(
+    state: DataSubjectState, reached: int | None
+) -> None:
+    assert choice_recorded(admitted(command(GRANT), state)).age_of_consent == reached
+    assert choice_recorded(admitted(command(choice("withdraw")), state)).age_of_consent is None
 
 
 @pytest.mark.parametrize(("claimed_at", "admits"), [(BIRTHDAY - 1, False), (BIRTHDAY, True)])

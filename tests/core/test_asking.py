@@ -15,6 +15,7 @@ from tables import at
 from volenti.core.asking import a_page_suffices, locked_until
 from volenti.core.consent import ConsentEvent
 from volenti.core.data_subject import ASKS_KEPT, EMPTY, DataSubjectState, Prompt
+from volenti.core.policy.duration import Duration
 
 POLICY = compiled(
     """\
@@ -180,3 +181,18 @@ purposes: {nl: {actions: [use], basis: {default: consent}, notice: nl}}
     state = DataSubjectState(jurisdiction="DE", birth_date=born)
 
     assert a_page_suffices(policy.purposes["nl"], state, NOW) is suffices
+
+
+def test_a_lock_of_the_place_that_is_stated_binds_too() -> None:
+    policy = compiled(
+        """\
+controller: {name: Acme GmbH}
+purposes: {ads: {actions: [use], basis: {default: opt_out}}}
+""",
+        law=[row("US-CA", "reask_lock", Duration(months=12))],
+    )
+    refusal = ConsentEvent("e", "deny", NOW, NOW, "data_subject")
+    state = DataSubjectState(jurisdiction="US", consents={"ads": (refusal,)})
+
+    assert locked_until(policy, state, ["ads"], NOW) is None
+    assert locked_until(policy, state, ["ads"], NOW, "US-CA") == at("2027-07-01T12:00:00Z")

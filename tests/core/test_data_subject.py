@@ -87,7 +87,7 @@ choices: dict[str, Any] = {
     "evidence_grade": st.integers(0, 4),
     "minimum_grade": st.integers(0, 4),
     "double_opt_in": st.booleans(),
-    "of_age": st.booleans(),
+    "age_of_consent": st.none() | st.integers(1, 30),
     "names": st.none() | words,
     "guardian": st.none() | words,
     "valid_from": st.none() | times,
@@ -440,10 +440,10 @@ FROZEN = [
         "claimed_at":1,"component":"web","event":"facts","locale":"","occurred_at":1}""",
     ),
     (
-        chosen("confirm", 5, names="0197", of_age=True, guardian="mother", double_opt_in=True, minimum_grade=3),
-        """{"actor":"data_subject","claimed_at":5,"component":"web","double_opt_in":true,"event":"consent",
+        chosen("confirm", 5, names="0197", age_of_consent=16, guardian="mother", double_opt_in=True, minimum_grade=3),
+        """{"actor":"data_subject","age_of_consent":16,"claimed_at":5,"component":"web","double_opt_in":true,"event":"consent",
         "evidence_grade":2,"guardian":"mother","kind":"confirm","minimum_grade":3,"names":"0197","occurred_at":5,
-        "of_age":true,"purpose":"nl"}""",
+        "purpose":"nl"}""",
     ),
     (
         updated(

@@ -277,7 +277,7 @@ choices = st.builds(
     evidence_grade=st.integers(0, 4),
     minimum_grade=st.integers(0, 3),
     evidence=st.none() | st.builds(Evidence, confirmation=st.builds(Act, st.just("link"), instants)),
-    of_age=st.booleans(),
+    age_of_consent=st.none() | st.integers(13, 18),
     names=st.none() | st.sampled_from(IDS),
     valid_from=edges,
     valid_until=edges,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from made_policies import compiled, row
+from made_policies import compiled, policy_of, row, stamped
 from tables import at
 from volenti.core.consent import ConsentEvent
 from volenti.core.data_subject import UPDATED, DataSubjectState, Fact, Identifier
-from volenti.core.decision import Deny, Permit, Question, Situation, evaluate, requestable
+from volenti.core.decision import Deny, Permit, Question, Situation, evaluate, explain, requestable
 from volenti.core.policy.document import Action, Channel, MessageClass
 
 NOW = at("2026-07-01T12:00:00Z")
@@ -192,3 +192,122 @@ def test_without_a_channel_an_answer_holds_until_any_of_its_grants_ends() -> Non
         decision = evaluate(POLICY, identified, Question(action=action, purpose="both", channel=channel), NOW)
         assert isinstance(decision, Permit), decision
         assert decision.valid_until == until
+
+
+ON_RECIPIENTS = """\
+controller: {name: Acme GmbH}
+notices:
+  nl: {version: 1, text: {en: {title: Newsletter, body: "Yes."}}}
+  ads: {version: 2, change: extends, adds: {recipients: [newco]}, text: {en: {title: Ads, body: "Yes."}}}
+purposes:
+  offers: {class: marketing, actions: [send], basis: {default: contract}, channels: [post]}
+  orders: {class: transactional, actions: [send], basis: {default: contract}, channels: [post], exempt: [objection]}
+  guess: {actions: [profile], basis: {default: contract}, serves: offers}
+  deep: {actions: [profile], basis: {default: legitimate_interest}, serves: guess, exempt: [objection]}
+  ads: {actions: [share, use], basis: {default: consent}, recipients: [newco, old], notice: ads, activity: advertising}
+  shown: {actions: [use], basis: {default: opt_out}, activity: advertising}
+  li: {actions: [use], basis: {default: legitimate_interest}, notice: nl}
+"""
+CALIFORNIA = (row("US-CA", "age_of_sale", 16), row("US-CA", "age_of_consent", 13), row("DE", "age_of_consent", 16))
+
+
+def answered(state: DataSubjectState, question: Question) -> tuple[str, str]:
+    decision = evaluate(compiled(ON_RECIPIENTS, law=CALIFORNIA), state, question, NOW)
+    return type(decision).__name__, decision.reasons[0].reason.code
+
+
+@pytest.mark.parametrize(
+    ("question", "objected_to"),
+    [
+        (Question(action=Action.SEND, purpose="offers", channel=Channel.POST), "offers"),
+        (Question(action=Action.SEND, purpose="orders", channel=Channel.POST, message_class=MessageClass.MARKETING), "orders"),
+        (Question(action=Action.PROFILE, purpose="guess"), "offers"),
+        (Question(action=Action.PROFILE, purpose="deep"), "offers"),
+        (Question(action=Action.PROFILE, purpose="deep"), "deep"),
+    ],
+    ids=["marketing", "mixed content", "serves marketing", "serves what serves it", "its own"],
+)  # fmt: skip
+def test_an_objection_to_marketing_is_absolute_whatever_basis_it_claims(question: Question, objected_to: str) -> None:
+    state = DataSubjectState(consents={objected_to: (event("object"),)})
+    assert answered(state, question) == ("Deny", "objection.recorded")
+    assert answered(DataSubjectState(), question)[0] == "Permit"
+
+
+def test_an_objection_stops_no_contract_that_is_not_marketing() -> None:
+    state = DataSubjectState(consents={"orders": (event("object"),)})
+    question = Question(action=Action.SEND, purpose="orders", channel=Channel.POST)
+    assert answered(state, question) == ("Permit", "basis.contract")
+
+
+@pytest.mark.parametrize(
+    ("born", "expected"),
+    [
+        ("2016-01-01", ("Deny", "data_subject.minor_no_guardian")),
+        ("2012-01-01", ("Deny", "consent.missing")),
+        ("2010-01-01", ("Permit", "basis.opt_out_regime")),
+    ],
+)
+def test_targeted_advertising_to_a_child_takes_a_consent_as_a_sale_does(born: str, expected: tuple[str, str]) -> None:
+    state = DataSubjectState(jurisdiction="US-CA", birth_date=born)
+    assert answered(state, Question(action=Action.USE, purpose="shown")) == expected
+
+
+@pytest.mark.parametrize(
+    ("born", "purpose", "expected"),
+    [
+        ("2010-01-01", "ads", ("Permit", "consent.granted")),
+        ("2015-01-01", "ads", ("Deny", "data_subject.minor_no_guardian")),
+        ("2010-01-01", "li", ("Permit", "consent.granted")),
+        ("2015-01-01", "li", ("Permit", "basis.legitimate_interest")),
+    ],
+    ids=["old enough", "corrected to a child's", "another basis", "another basis, a child's"],
+)
+def test_a_grant_holds_only_if_the_person_was_old_enough_by_the_birth_date_that_is_known_now(
+    born: str, purpose: str, expected: tuple[str, str]
+) -> None:
+    grant = event(notice="ads@2" if purpose == "ads" else "nl@1", age_of_consent=16)
+    state = DataSubjectState(jurisdiction="DE", birth_date=born, consents={purpose: (grant,)})
+    assert answered(state, Question(action=Action.USE, purpose=purpose)) == expected
+
+
+@pytest.mark.parametrize(("notice", "allowed"), [("ads@1", ["old"]), ("ads@2", ["newco", "old"]), (None, ["newco", "old"])])  # fmt: skip
+def test_who_was_added_to_a_notice_gets_nothing_by_an_older_grant(notice: str | None, allowed: list[str]) -> None:
+    state = DataSubjectState(consents={"ads": (event(notice=notice),)})
+    first = policy_of(ON_RECIPIENTS.replace("version: 2, change: extends, adds: {recipients: [newco]}", "version: 1"))
+    policy = compiled(ON_RECIPIENTS, earlier=stamped(first, [], 0))
+    decision = evaluate(policy, state, Question(action=Action.SHARE, purpose="ads"), NOW)
+    assert isinstance(decision, Permit), decision
+    assert [one.properties for one in decision.obligations] == [{"allow": allowed}]
+
+
+def test_an_error_in_a_rule_denies_in_the_place_of_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = DataSubjectState(restriction=Fact("r", "data_subject.restricted", NOW - DAY))
+    question = Question(action=Action.SEND, purpose="both", channel=Channel.EMAIL, every_reason=True)
+    monkeypatch.setattr("volenti.core.decision._Case._consent_binds", lambda _: 1 / 0)
+
+    assert codes(state, question) == ["system.evaluation_error", "system.evaluation_error", "address.missing"]
+    traced = {one.step: one.reasons for one in explain(POLICY, state, question, NOW)}
+    assert (traced["data_subject"], traced["basis"]) == (("system.evaluation_error",), ("system.evaluation_error",))
+    assert traced["address"] == ("address.missing",)
+
+
+def test_an_answer_changes_when_a_purpose_that_trains_for_it_loses_its_consent() -> None:
+    policy = compiled(
+        """\
+controller: {name: Acme GmbH}
+notices: {nl: {version: 1, text: {en: {title: Newsletter, body: "Yes."}}}}
+purposes:
+  shop: {actions: [use], basis: {default: contract}}
+  model: {actions: [train], basis: {default: consent}, notice: nl, serves: shop}
+"""
+    )
+    state = DataSubjectState(consents={"model": (event(valid_until=NOW + 1000),)})
+    decision = evaluate(policy, state, Question(action=Action.USE, purpose="shop"), NOW)
+    assert (type(decision), decision.valid_until) == (Permit, NOW + 1000)
+
+
+def test_a_policy_whose_law_has_changed_by_our_clock_answers_for_no_time() -> None:
+    policy = msgspec.structs.replace(POLICY, changes_at_ms=NOW - 1)
+    assert (
+        evaluate(policy, DataSubjectState(), Question(action=Action.USE, purpose="plain"), NOW).valid_until == NOW + 1
+    )

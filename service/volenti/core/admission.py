@@ -434,7 +434,7 @@ def _recorded(
         evidence_grade=_graded(choice, command, state, occurred, now, policy) if permissive else consent.E0,
         minimum_grade=grade_number(purpose.minimum_evidence),
         double_opt_in=purpose.double_opt_in,
-        of_age=permissive and command.actor != "guardian" and of_age(purpose, state, occurred) is True,
+        age_of_consent=_age_reached(purpose, state, occurred) if permissive and command.actor != "guardian" else None,
         names=choice.names,
         guardian=command.guardian if command.actor == "guardian" else None,
         valid_from=choice.valid_from if permissive else None,
@@ -449,6 +449,11 @@ def _recorded(
         evidence=command.evidence,
         source=command.source,
     )
+
+
+def _age_reached(purpose: CompiledPurpose, state: DataSubjectState, at: int) -> int | None:
+    """The age that the person had to have to consent alone, where they are known to have had it."""
+    return terms_of(purpose, state).age_of_consent if of_age(purpose, state, at) else None
 
 
 def _graded(

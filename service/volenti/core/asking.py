@@ -28,8 +28,12 @@ def a_page_suffices(purpose: CompiledPurpose, state: DataSubjectState, now: int)
     return of_age(purpose, state, now) is not False
 
 
-def locked_until(policy: CompiledPolicy, state: DataSubjectState, purposes: Iterable[str], now: int) -> int | None:
+def locked_until(
+    policy: CompiledPolicy, state: DataSubjectState, purposes: Iterable[str], now: int, stated: str | None = None
+) -> int | None:
     """The instant (milliseconds UTC) until which these purposes must not be asked for; None if they may be asked now.
+
+    `stated` is a jurisdiction that binds beside the person's own.
 
     Four limits, the latest binds: the jurisdiction's lock after a refusal (of several places, or of an unknown one, the
     longest), a minor's refusal until the age that the jurisdiction names, the policy's cooldown after a question that
@@ -37,15 +41,20 @@ def locked_until(policy: CompiledPolicy, state: DataSubjectState, purposes: Iter
     know is not locked.
     """
     named = [policy.purposes[key] for key in purposes if key in policy.purposes]
-    locks = [*_crowded(policy, state, now), *(lock for purpose in named for lock in _locks(policy, purpose, state))]
+    locks = [
+        *_crowded(policy, state, now),
+        *(lock for purpose in named for lock in _locks(policy, purpose, state, stated)),
+    ]
     latest = max(locks, default=now)
     return latest if latest > now else None
 
 
-def _locks(policy: CompiledPolicy, purpose: CompiledPurpose, state: DataSubjectState) -> Iterator[int]:
+def _locks(
+    policy: CompiledPolicy, purpose: CompiledPurpose, state: DataSubjectState, stated: str | None
+) -> Iterator[int]:
     standings = state.choices(purpose.key).standings.values()
     refusals = [standing.refusal for standing in standings if standing.refusal is not None]
-    terms = terms_of(purpose, state)
+    terms = terms_of(purpose, state, stated)
     for refusal in refusals:
         if terms.reask_lock is not None:
             yield expires_at(refusal.occurred_at, terms.reask_lock)

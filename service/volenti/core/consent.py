@@ -3,7 +3,7 @@
 A person's choices on a purpose are a list of events in *effect order*: by `occurred_at`, permissive before restrictive
 at equal times (so that a restriction wins), then in the order of the ledger. Folding the events that cover a channel
 gives the standing of that channel. The fold is total and depends on the events alone: what of the policy decided their
-admission stands in the events (`guard`, `of_age`). The order in which events arrive does not matter.
+admission stands in the events (`guard`, `age_of_consent`). The order in which events arrive does not matter.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ConsentEvent(msgspec.Struct, frozen=True, array_like=True):
     valid_from: int | None = None
     valid_until: int | None = None
     names: str | None = None
-    of_age: bool = False  # at admission the person was known to be old enough to consent alone
+    age_of_consent: int | None = None  # what it took to consent alone, where the person was known to be so old
 
     @property
     def restrictive(self) -> bool:

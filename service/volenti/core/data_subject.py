@@ -113,7 +113,7 @@ class ConsentRecorded(
 ):
     """A choice on one purpose.
 
-    `minimum_grade`, `double_opt_in` and `of_age` are what the policy asked and found when it was admitted; `names` is
+    `minimum_grade` and `double_opt_in` are what the policy asked when it was admitted; `age_of_consent` and `names` are
     as in `ConsentEvent`; `guardian` the one who acted.
     """
 
@@ -125,7 +125,7 @@ class ConsentRecorded(
     evidence_grade: int = 0
     minimum_grade: int = 0
     double_opt_in: bool = False
-    of_age: bool = False
+    age_of_consent: int | None = None
     names: str | None = None
     guardian: str | None = None
     valid_from: int | None = None
@@ -343,7 +343,7 @@ def consent_event(entry_id: str, recorded_at: int, event: ConsentRecorded) -> Co
         valid_from=event.valid_from,
         valid_until=event.valid_until,
         names=event.names,
-        of_age=event.of_age,
+        age_of_consent=event.age_of_consent,
     )
 
 

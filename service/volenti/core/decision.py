@@ -24,7 +24,7 @@ from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, covers_
 from volenti.core.policy.document import Action, Addresses, Channel, LawfulBasis, MessageClass
 from volenti.core.policy.duration import Duration, expires_at
 from volenti.core.policy.premises import Premises, remember
-from volenti.core.reason import STEPS, Reason, Step, reason
+from volenti.core.reason import Reason, Step, reason
 from volenti.core.validity import adult_at, ends_at
 
 TTL_MS: Mapping[Action, int] = {Action.SEND: 60_000}
@@ -45,6 +45,7 @@ _IGNORES_CHOICES = frozenset((LawfulBasis.CONTRACT, LawfulBasis.LEGAL_OBLIGATION
 _OUTLASTS_RESTRICTION = frozenset((LawfulBasis.LEGAL_OBLIGATION, LawfulBasis.VITAL_INTEREST))
 _ASKS_FIRST = frozenset((LawfulBasis.CONSENT, LawfulBasis.SOFT_OPT_IN))
 _SALE = frozenset((Action.SELL, Action.SHARE))
+_LEARNS = frozenset((Action.PROFILE, Action.TRAIN))
 _KEEPS = frozenset((Action.COLLECT, Action.RETAIN))
 _BASIS_REASON = {
     LawfulBasis.CONTRACT: "basis.contract",
@@ -169,8 +170,9 @@ def _evaluate(
     if unsound or policy is None:
         return Deny(tuple(Given(reason(code)) for code in unsound), now + 1)
     valid_until = now + TTL_MS.get(question.action, _DEFAULT_TTL_MS)
-    if situation.policy_until is not None:
-        valid_until = max(min(valid_until, situation.policy_until), now + 1)
+    for ends in (situation.policy_until, policy.changes_at_ms):  # by our clock they may be over already
+        if ends is not None:
+            valid_until = max(min(valid_until, ends), now + 1)
     purpose = policy.purposes.get(question.purpose)
     if purpose is None:
         return Deny((Given(reason("request.purpose_unknown")),), valid_until)
@@ -178,19 +180,24 @@ def _evaluate(
     case = _case(policy, purpose, state, question, now)
     obstacles: Obstacles = ()
     for step in _PERSONAL:
-        obstacles += step(case)
+        obstacles += _found(step, case)
         if obstacles and not question.every_reason:
             break
     for change in case.changes():
         if change is not None and now < change < valid_until:
             valid_until = change
     if obstacles:
-        if len(obstacles) > 1:
-            obstacles = tuple(
-                sorted(obstacles, key=lambda given: (STEPS.index(given.reason.step), given.reason.number))
-            )
         return Deny(obstacles, valid_until)
     return Permit((case.permitting(),), case.obligations(), valid_until)
+
+
+def _found(step: _Rule, case: _Case) -> Obstacles:
+    """What a step finds, by number. An error inside its rules denies, in the step's place."""
+    try:
+        found = step(case)
+    except Exception:  # noqa: BLE001 - as in `evaluate`
+        return (Given(reason("system.evaluation_error")),)
+    return found if len(found) < 2 else tuple(sorted(found, key=lambda given: given.reason.number))
 
 
 def _system(policy: CompiledPolicy | None, question: Question, situation: Situation) -> tuple[str, ...]:
@@ -229,7 +236,8 @@ def _case(
 class _Case:
     """One question about one person at one instant, with what several steps need, computed once.
 
-    `flaws` are why the grant that decides does not carry the question; `carried` says that there is one without.
+    `flaws` are why the grant that decides does not carry the question; `carried` says that there is one without, and
+    that it was not given by a child alone.
     """
 
     def __init__(
@@ -242,19 +250,34 @@ class _Case:
         channel = question.channel
         self.standing = self._on_any_channel() if channel is None else self.choices.standing(channel)
         self.flaws = self._flaws(self.standing) if self.standing.state == "granted" else ()
-        self.carried = self.standing.state == "granted" and not self.flaws
+        self.carried = self.standing.state == "granted" and not self.flaws and not self._immature()
         self.kept_until = None if premises.purpose.retention is None else self._kept_until(premises.purpose.retention)
         self._obligations_found: tuple[Obligation, ...] | None = None
         self._served_by: dict[tuple[str, Action], _Case] = {}
 
     def _basis(self) -> LawfulBasis:
         """The basis that binds: the stricter of the purpose's and the jurisdiction's, with what minors are owed."""
-        basis, sale = self.terms.basis, self.question.action in _SALE
+        basis = self.terms.basis
         if self._younger_than(self.terms.minors_prohibited_below):
             return LawfulBasis.PROHIBITED
-        if sale and basis is not _PROHIBITED and self._younger_than(self.terms.age_of_sale):
+        if basis is not _PROHIBITED and self._younger_than(self.terms.age_of_sale):
             return LawfulBasis.CONSENT
         return basis
+
+    def _immature(self) -> bool:
+        """True if the grant that stands was given by a child alone.
+
+        Not if they were, by the birth date that is known now, as old as it took where they lived then.
+        """
+        event = self.standing.decided_by
+        if self.standing.state != "granted" or event is None or event.actor == "guardian" or not self._is_child():
+            return False
+        required = event.age_of_consent
+        return required is None or event.occurred_at < comes_of_age(self.state.birth_date, required)
+
+    def _is_child(self) -> bool:
+        """True if the person is known to be too young to consent alone."""
+        return bool(self.state.birth_date) and self._younger_than(self.terms.age_of_consent)
 
     def _younger_than(self, years: int | None) -> bool:
         """True if the person, whose age is known, is younger. Whose age nobody knows is not treated as a child."""
@@ -310,16 +333,11 @@ class _Case:
         found: Obstacles = ()
         if self.state.restriction is not None and self.basis not in _OUTLASTS_RESTRICTION:
             found += (Given(reason("data_subject.processing_restricted"), self.state.restriction),)
-        if self.state.birth_date and self._younger_than(self.terms.age_of_consent) and self._consent_binds():
-            event = self.standing.decided_by
-            if self.standing.state == "unknown":
+        if self._consent_binds():
+            if self._immature():
+                found += (Given(reason("data_subject.minor_no_guardian"), self.standing.decided_by),)
+            elif self.standing.state == "unknown" and self._is_child():
                 found += (Given(reason("data_subject.minor_no_guardian")),)
-            elif (
-                self.standing.state == "granted"
-                and event is not None
-                and not (event.actor == "guardian" or event.of_age)
-            ):
-                found += (Given(reason("data_subject.minor_no_guardian"), event),)
         return found
 
     def scope(self) -> Obstacles:
@@ -338,13 +356,14 @@ class _Case:
         return found
 
     def objections(self) -> Obstacles:
-        if self.basis in _IGNORES_CHOICES:
+        if not self._objections_bind():
             return ()
-        served = self.premises.served  # who objects to a purpose objects to what serves it (GDPR Art. 21)
         if self.standing.state == "objected":
             return (Given(reason("objection.recorded"), self.standing.decided_by),)
-        if served is not None and (objection := self.state.choices(served.key).objection()) is not None:
-            return (Given(reason("objection.recorded"), objection),)
+        for served in self.premises.served:  # who objects to a purpose objects to what serves it (GDPR Art. 21)
+            objection = self.state.choices(served.key).objection()
+            if objection is not None:
+                return (Given(reason("objection.recorded"), objection),)
         if self.standing.state in ("denied", "withdrawn") and self._sale_opt_out():
             return (Given(reason("optout.sale_share"), self.standing.decided_by),)
         return ()
@@ -384,6 +403,10 @@ class _Case:
 
     # ---- what the steps ask
 
+    def _objections_bind(self) -> bool:
+        """True if who objects is heard: always against marketing and what serves it, whatever basis it claims."""
+        return self.premises.objections_absolute or self.basis not in _IGNORES_CHOICES
+
     def _consent_binds(self) -> bool:
         """True if only a consent permits: nothing else stands in for it, as a relation does under soft opt-in."""
         return self.basis in _ASKS_FIRST and self._relation() is None
@@ -421,7 +444,7 @@ class _Case:
 
     def carries(self) -> bool:
         """True if the basis permits where its own step finds no obstacle: what objections and prohibitions deny, other steps say."""
-        objected = self.standing.state == "objected" and self.basis not in _IGNORES_CHOICES
+        objected = self.standing.state == "objected" and self._objections_bind()
         return self.basis is not LawfulBasis.PROHIBITED and not objected
 
     def obligations(self) -> tuple[Obligation, ...]:
@@ -441,7 +464,7 @@ class _Case:
         if self.terms.human_review and question.action is Action.AUTOMATE:
             found.append(Obligation("no_automated_decision", {"human_review": True}))
         if question.action in _SALE and purpose.recipients and question.recipient is None:
-            found.append(Obligation("restrict_recipients", {"allow": sorted(purpose.recipients)}))
+            found.append(Obligation("restrict_recipients", {"allow": sorted(self._recipients())}))
         if self.kept_until is not None and question.action in _KEEPS:
             found.append(Obligation("delete_by", {"at": self.kept_until}))
         if self.terms.show_notice and purpose.notice is not None and not self._told():
@@ -450,6 +473,15 @@ class _Case:
         if purpose.sensitive:
             found.append(Obligation("log_access", {}))
         return found
+
+    def _recipients(self) -> frozenset[str]:
+        """Whom the data may go to: where a grant carries the permit, not who was added to its notice later."""
+        grant = self.standing.decided_by if self.carried else None
+        if grant is None or grant.notice is None:
+            return self.purpose.recipients
+        _, version = _notice_version(grant.notice)
+        later = (extension.recipients for extension in self.purpose.extensions if version < extension.version)
+        return self.purpose.recipients.difference(*later)
 
     def _serving(self, key: str, action: Action) -> _Case:
         """The case of a purpose that serves this one."""
@@ -508,7 +540,8 @@ class _Case:
         """The instants at which time alone may change the answer."""
         found = self._own_changes()
         for key in self.purpose.served_by:
-            found += self._serving(key, _PROFILE)._own_changes()
+            for action in _LEARNS & self.policy.purposes[key].actions:
+                found += self._serving(key, action)._own_changes()
         return found
 
     def _own_changes(self) -> list[int | None]:
@@ -579,7 +612,8 @@ def _notice_version(name: str) -> tuple[str, int]:
     return notice, int(version)
 
 
-_CHOICES: Final[tuple[Callable[[_Case], Obstacles], ...]] = (
+_Rule: TypeAlias = Callable[[_Case], Obstacles]
+_CHOICES: Final[tuple[_Rule, ...]] = (
     _Case.request,
     _Case.data_subject,
     _Case.scope,
@@ -595,7 +629,7 @@ _PERSONAL: Final = (*_CHOICES, _Case.unsupported_obligations)
 def explain(
     policy: CompiledPolicy, state: DataSubjectState, question: Question, now: int, situation: Situation = SOUND
 ) -> tuple[Traced, ...]:
-    """Every step of the evaluation in its order, whatever an earlier one found. Raises what a rule raises."""
+    """Every step of the evaluation in its order, whatever an earlier one found; never raises for what a rule raises."""
     broken = _system(policy, question, situation)
     flaws = [name for name in ("restoring", "stale", "clock_skewed", "late") if getattr(situation, name)]
     traced = [Traced("system", "denied" if broken else "passed", broken, {"unsound": flaws})]
@@ -603,15 +637,19 @@ def explain(
     if purpose is None:
         unknown = Traced("request", "denied", ("request.purpose_unknown",), {"purpose": question.purpose})
         return (*traced, unknown)
-    case = _case(policy, purpose, state, question, now)
     for step, rule in zip(_STEP_NAMES, _PERSONAL, strict=True):
-        codes = tuple(given.reason.code for given in rule(case))
-        permitting = (case.permitting().reason.code,) if step == "basis" and not codes and case.carries() else ()
-        outcome: Literal["passed", "denied", "permitted"] = (
-            "denied" if codes else "permitted" if permitting else "passed"
-        )
-        traced.append(Traced(step, outcome, codes or permitting, case.inputs(step)))
+        try:
+            traced.append(_traced(step, rule, _case(policy, purpose, state, question, now)))
+        except Exception:  # noqa: BLE001 - as in `evaluate`
+            traced.append(Traced(step, "denied", ("system.evaluation_error",), {}))
     return tuple(traced)
+
+
+def _traced(step: Step, rule: _Rule, case: _Case) -> Traced:
+    codes = tuple(given.reason.code for given in rule(case))
+    permitting = (case.permitting().reason.code,) if step == "basis" and not codes and case.carries() else ()
+    outcome: Literal["passed", "denied", "permitted"] = "denied" if codes else "permitted" if permitting else "passed"
+    return Traced(step, outcome, codes or permitting, case.inputs(step))
 
 
 _STEP_NAMES: Final[tuple[Step, ...]] = (
@@ -660,7 +698,10 @@ def requestable(
     if policy is None or isinstance(decision, Permit) or decision.reasons[0].reason.remedy != "ask_consent":
         return False
     purpose = policy.purposes[question.purpose]
-    return a_page_suffices(purpose, state, now) and locked_until(policy, state, (purpose.key,), now) is None
+    return (
+        a_page_suffices(purpose, state, now)
+        and locked_until(policy, state, (purpose.key,), now, question.jurisdiction) is None
+    )
 
 
 def _remedies(
@@ -672,7 +713,7 @@ def _remedies(
     purpose = policy.purposes.get(question.purpose) if policy is not None else None
     match remedy:
         case "ask_consent" if policy is not None and purpose is not None:
-            locked = locked_until(policy, state, (purpose.key,), now)
+            locked = locked_until(policy, state, (purpose.key,), now, question.jurisdiction)
             yield {"type": remedy, "purpose": purpose.key, "notice": purpose.notice} | (
                 {} if locked is None else {"not_before": locked}
             )

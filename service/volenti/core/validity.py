@@ -17,9 +17,12 @@ def places_of(state: DataSubjectState, stated: str | None = None) -> tuple[str, 
     return (place,) if place else ()
 
 
-def terms_of(purpose: CompiledPurpose, state: DataSubjectState) -> Terms:
-    """The terms of a choice where the person lives. A choice is on all that a purpose does: the strictest of it binds."""
-    places = places_of(state)
+def terms_of(purpose: CompiledPurpose, state: DataSubjectState, stated: str | None = None) -> Terms:
+    """The terms of a choice where the person lives, and in the place that is stated, if one is.
+
+    A choice is on all that a purpose does: the strictest of it binds.
+    """
+    places = places_of(state, stated)
     return merged(terms_for(purpose, action, None, places) for action in sorted(purpose.actions))
 
 

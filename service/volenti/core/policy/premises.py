@@ -47,21 +47,24 @@ Asked: TypeAlias = tuple[str, Action, Channel | None, MessageClass | None, str, 
 class Premises(msgspec.Struct, frozen=True, kw_only=True):
     """What binds whomever such a question is about.
 
-    `message_class` is the one that binds. `unfit`: the obstacles that lie in the question itself, by number. `topics`:
-    those that it may name. `address`: the type of identifier that the person must have, if any. `objections_count`: False
-    where the purpose is exempt from objections. `minimum_grade`: of a grant's evidence. `lives`: how long a grant lasts
+    `served`: the purposes that this one serves, and those that they serve. `message_class` is the one that binds. `unfit`: the obstacles that lie in the question itself, by number. `topics`:
+    those that it may name. `address`: the type of identifier that the person must have, if any. `objections_absolute`: an
+    objection is heard whatever the basis and the exemptions, as against marketing and what serves it (GDPR Art. 21(2) and
+    (3)); `objections_count`: False where the purpose is exempt from them. `minimum_grade`: of a grant's evidence. `lives`: how long a grant lasts
     at most. `guardian_until`: the age that ends a guardian's power, the lowest of the places; elsewhere the person may
-    still be a minor. `ages`: those at which the person's rights change. `changes`: the instants at which the policy does.
+    still be a minor. `ages`: those at which the person's rights change. `changes`: the instants at which the
+    purpose does.
     """
 
     purpose: CompiledPurpose
-    served: CompiledPurpose | None
+    served: tuple[CompiledPurpose, ...]
     message_class: MessageClass | None
     places: tuple[str, ...]
     terms: Terms
     unfit: tuple[Reason, ...]
     topics: Collection[str]
     address: str | None
+    objections_absolute: bool
     objections_count: bool
     minimum_grade: int
     lives: tuple[Duration, ...]
@@ -90,28 +93,39 @@ def _premises(
     stated: str | None,
 ) -> Premises:
     purpose = policy.purposes[key]
-    served = None if purpose.serves is None else policy.purposes.get(purpose.serves)
+    served = _served(policy, purpose)
     places = tuple(place for place in (own, stated) if place)
     terms = terms_for(purpose, action, channel, places, as_marketing=message_class is MessageClass.MARKETING)
     in_each = [terms_for(purpose, action, channel, (place,)) for place in places] or [terms]
     ages = (terms.age_of_consent, terms.age_of_sale, terms.minors_prohibited_below)
-    instants = (purpose.active_from_ms, purpose.retired_at_ms, policy.changes_at_ms)
+    instants = (purpose.active_from_ms, purpose.retired_at_ms)
+    binding = message_class or purpose.message_class
+    absolute = MessageClass.MARKETING in (binding, *(one.message_class for one in (purpose, *served)))
     return Premises(
         purpose=purpose,
         served=served,
-        message_class=message_class or purpose.message_class,
+        message_class=binding,
         places=places,
         terms=terms,
         unfit=tuple(_unfit(purpose, action, channel, message_class)),
         topics=purpose.topics or policy.document.topics,
         address=_address(policy, action, channel),
-        objections_count=_objections_count(purpose, served),
+        objections_absolute=absolute,
+        objections_count=absolute or Exemption.OBJECTION not in purpose.exempt,
         minimum_grade=grade_number(purpose.minimum_evidence),
         lives=lives_of(purpose, terms),
         guardian_until=min((one.age_of_consent for one in in_each if one.age_of_consent is not None), default=None),
         ages=tuple(age for age in ages if age is not None),
         changes=tuple(instant for instant in instants if instant is not None),
     )
+
+
+def _served(policy: CompiledPolicy, purpose: CompiledPurpose) -> tuple[CompiledPurpose, ...]:
+    found: tuple[CompiledPurpose, ...] = ()
+    while purpose.serves in policy.purposes and policy.purposes[purpose.serves] not in found:
+        purpose = policy.purposes[purpose.serves]
+        found += (purpose,)
+    return found
 
 
 def _unfit(
@@ -130,10 +144,3 @@ def _address(policy: CompiledPolicy, action: Action, channel: Channel | None) ->
     if channel is None or action is not Action.SEND or policy.addresses is Addresses.OPEN:
         return None
     return _ADDRESS_OF.get(channel)
-
-
-def _objections_count(purpose: CompiledPurpose, served: CompiledPurpose | None) -> bool:
-    """Marketing, and what serves it, is never exempt: there an objection is absolute (GDPR Art. 21(2) and (3))."""
-    if Exemption.OBJECTION not in purpose.exempt:
-        return True
-    return MessageClass.MARKETING in (purpose.message_class, None if served is None else served.message_class)
