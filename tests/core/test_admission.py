@@ -95,6 +95,8 @@ OFFER = ShownOffer(
 )
 LIMIT = NOW - 30 * DAY
 """What is dated so long ago, or longer, is graded E0: the policy's backdating limit."""
+BOUGHT, SIGNED = Relation(RelationType.PURCHASE, NOW - DAY), Relation(RelationType.CONTRACT, NOW - 9 * DAY)
+TO_COME = Act("link", NOW + AHEAD_MS + 1)
 CONFIRMED = Evidence(confirmation=Act("email_link", NOW - SECOND))
 AUTHENTICATED = Evidence(authentication=Act("password", NOW - SECOND))
 BOTH = Evidence(confirmation=Act("email_link", NOW - SECOND), authentication=Act("password", NOW - SECOND))
@@ -245,6 +247,10 @@ REFUSALS: list[tuple[RefusalCode, str, Command, DataSubjectState]] = [
     ("notice_unknown", "/events/0/notice", command(choice(notice="nl@4"), actor="import", offer=None), EMPTY),
     ("notice_not_published_then", "/events/0/occurred_at", command(choice(claimed_at=PUBLISHED - 1)), EMPTY),
     ("dated_ahead", "/events/0/occurred_at", command(choice(claimed_at=NOW + AHEAD_MS + 1)), EMPTY),
+    ("dated_ahead", "/evidence/confirmation/at", command(GRANT, evidence=Evidence(confirmation=TO_COME)), EMPTY),
+    ("dated_ahead", "/evidence/authentication/at", command(GRANT, evidence=Evidence(authentication=TO_COME)), EMPTY),
+    ("dated_ahead", "/relations/1/at",
+     command(facts=Facts(relations=(BOUGHT, msgspec.structs.replace(BOUGHT, at=NOW + AHEAD_MS + 1)))), EMPTY),
     ("not_affirmative", "/events/0", command(GRANT, actor="system"), EMPTY),
     ("not_affirmative", "/events/0",
      command(GRANT, offer=msgspec.structs.replace(OFFER, preset=frozenset(("nl",)))), EMPTY),
@@ -650,9 +656,10 @@ def test_a_renewal_keeps_notice_and_grade_of_what_it_renews_or_brings_a_better_o
 
 
 def test_what_is_reported_later_than_the_policy_allows_proves_nothing_renewals_and_confirmations_too() -> None:
-    shown = msgspec.structs.replace(OFFER, issued_at=LIMIT - DAY)
-    granted = admitted(command(GRANT, evidence=BOTH, offer=shown), now=LIMIT - SECOND).state
-    asked_for = admitted(command(choice("request"), evidence=BOTH, offer=shown), now=LIMIT - SECOND).state
+    shown, then = msgspec.structs.replace(OFFER, issued_at=LIMIT - DAY), Act("link", LIMIT - 2 * SECOND)
+    proved = Evidence(authentication=then, confirmation=then)
+    granted = admitted(command(GRANT, evidence=proved, offer=shown), now=LIMIT - SECOND).state
+    asked_for = admitted(command(choice("request"), evidence=proved, offer=shown), now=LIMIT - SECOND).state
 
     for claimed_at, grades in ((LIMIT, (0, 0)), (LIMIT + 1, (4, 4))):
         renewal = command(choice("renew", claimed_at=claimed_at), offer=None)
@@ -675,6 +682,37 @@ def test_a_renewal_counts_from_when_the_person_renewed_also_where_it_is_reported
 
     assert admission.obstacles == (None,)
     assert isinstance(decided(command(choice("renew", claimed_at=NOW - SECOND), offer=None), ending), Refusal)
+
+
+@pytest.mark.parametrize(("shown", "grade"), [(None, 1), (OFFER, 2)])
+def test_a_renewal_of_another_notice_has_to_prove_what_it_agrees_to_anew(shown: ShownOffer | None, grade: int) -> None:
+    (grant,) = admitted(command(GRANT, evidence=BOTH), now=NOW - SECOND).state.on("nl")
+    older = DataSubjectState(consents={"nl": (msgspec.structs.replace(grant, notice="nl@2"),)})
+
+    recorded = choice_recorded(admitted(command(choice("renew", notice="nl@3"), offer=shown), older, name="again"))
+    assert (recorded.evidence_grade, recorded.renews) == (grade, (grant.entry,))
+
+
+@pytest.mark.parametrize(("since", "kind", "grade"), [(-1, "request", 2), (0, "request", 2), (1, "grant", 3)])
+def test_a_confirmation_counts_only_if_it_is_later_than_the_refusal_that_stands(
+    since: int, kind: str, grade: int
+) -> None:
+    refused = after(command(choice("withdraw", purpose="doi")))
+    at = refused.on("doi")[0].occurred_at + since
+    asked = command(choice(purpose="doi"), evidence=Evidence(confirmation=Act("link", at)))
+
+    recorded = choice_recorded(admitted(asked, refused))
+    assert (recorded.kind, recorded.evidence_grade) == (kind, grade)
+
+
+def test_an_import_lifts_a_refusal_by_its_confirmation_alone() -> None:
+    """To have signed in since adds no grade to an import, so it is no evidence that is newer either."""
+    refused = after(command(choice("withdraw")))
+    at = refused.on("nl")[0].occurred_at
+    for confirmed, lifts in ((at - 1, False), (at + 1, True)):
+        evidence = Evidence(confirmation=Act("link", confirmed), authentication=Act("password", at + 1))
+        admission = decided(msgspec.structs.replace(IMPORTED, evidence=evidence), refused)
+        assert isinstance(admission, Admitted) is lifts
 
 
 # --- what is declared void ----------------------------------------------------------------------------------------
@@ -996,7 +1034,6 @@ KNOWN = DataSubjectState(identifiers=(EMAIL,), jurisdiction="DE", time_zone="Eur
 
 PARENT = MINOR.guardians["parent"]
 NO_LONGER = msgspec.structs.replace(PARENT, until=NOW)
-BOUGHT, SIGNED = Relation(RelationType.PURCHASE, NOW - DAY), Relation(RelationType.CONTRACT, NOW - 9 * DAY)
 CUSTOMER = DataSubjectState(relations={"purchase": Fact("then", "data_subject.updated", NOW - DAY)})
 
 
@@ -1025,7 +1062,7 @@ CUSTOMER = DataSubjectState(relations={"purchase": Fact("then", "data_subject.up
         (Facts(relations=(BOUGHT, SIGNED)), EMPTY, {"relations": (BOUGHT, SIGNED)}),
         (Facts(relations=(BOUGHT, SIGNED)), CUSTOMER, {"relations": (SIGNED,)}),
         (Facts(relations=(msgspec.structs.replace(BOUGHT, at=NOW - 2 * DAY),)), CUSTOMER, None),
-        (Facts(relations=(msgspec.structs.replace(BOUGHT, at=NOW + DAY),)), CUSTOMER,
+        (Facts(relations=(msgspec.structs.replace(BOUGHT, at=NOW + AHEAD_MS),)), CUSTOMER,
          {"relations": (msgspec.structs.replace(BOUGHT, at=NOW),)}),
         (ALL_FACTS, EMPTY,
          {"added": (EMAIL,), "jurisdiction": "DE", "time_zone": "Europe/Berlin", "locale": "de"}),

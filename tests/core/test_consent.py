@@ -142,23 +142,35 @@ def test_a_request_of_one_channel_leaves_that_of_the_others_waiting() -> None:
 
 
 def test_a_renewal_takes_the_place_of_what_it_renews_and_of_nothing_else() -> None:
-    renewal = event("renew", 5)
+    renewal = event("renew", 5, renews=("grant@1",))
 
     assert settle(ordered(event("grant", 1), renewal), None).decided_by == renewal
+    assert settle(ordered(event("grant", 2), renewal), None).decided_by == event("grant", 2)
     for state in ("unknown", "denied", "withdrawn", "objected"):
         assert settle(ordered(*LEADS_TO[state], renewal), None) == settle(ordered(*LEADS_TO[state]), None)
 
 
 @pytest.mark.parametrize(("end", "renewed"), [(None, True), (6, True), (5, False), (4, False)])
 def test_a_consent_that_had_come_to_its_own_end_is_not_renewed(end: int | None, renewed: bool) -> None:
-    renewal = event("renew", 5)
+    renewal = event("renew", 5, renews=("grant@1",))
     standing = settle(ordered(event("grant", 1, valid_until=end), renewal), None)
 
     assert renewed is (standing.decided_by == renewal)
 
 
+def test_a_renewal_falls_with_the_grant_that_it_renewed_and_does_not_revive_an_older_one() -> None:
+    history = ordered(
+        event("grant", 1),
+        event("grant", 3),
+        event("renew", 5, renews=("grant@3",)),
+        event("renew", 6, renews=("renew@5",)),
+        event("invalidate", 7, names="grant@3"),
+    )
+    assert settle(history, None).decided_by == event("grant", 1)
+
+
 def test_a_renewal_that_came_to_nothing_by_a_late_withdrawal_does_not_grant() -> None:
-    assert state_after(event("grant", 1), event("renew", 5), event("withdraw", 3)) == "withdrawn"
+    assert state_after(event("grant", 1), event("renew", 5, renews=("grant@1",)), event("withdraw", 3)) == "withdrawn"
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -525,7 +537,7 @@ def test_a_grant_that_fails_the_guard_is_told_the_latest_refusal() -> None:
     assert against.entry == "withdraw@3"
 
 
-RENEWAL = event("renew", 8)
+RENEWAL = event("renew", 8, renews=("grant@5",))
 VOID = event("invalidate", 9, entry="void", names="grant@5")
 
 

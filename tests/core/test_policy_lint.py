@@ -461,6 +461,23 @@ def test_a_laxer_override_that_says_why_is_taken_as_it_is() -> None:
     assert [found.pointer for found in lint(silent).findings] == ["/overrides/DE/whatsapp_marketing"]
 
 
+@pytest.mark.parametrize(
+    ("place", "override", "hidden"),
+    [
+        ("DE", "human_review: {value: false}", "true"),
+        ("IN-KA", "minors_prohibited_below: {value: none}", "18"),
+        ("FR-IDF", "consent_expiry: {value: P24M}", "P6M"),
+        ("DE", 'human_review: {value: false, because: " "}', "true"),
+    ],
+)
+def test_an_override_for_all_rows_that_hides_a_stricter_one_of_a_wider_place_says_why(
+    place: str, override: str, hidden: str
+) -> None:
+    text = WHOLE.replace("  DE: {email_marketing: {value: consent}}", f"  {place}: {{{override}}}")
+    errors = [one for one in lint(text).findings if one.severity == "error"]
+    assert [one.message for one in errors] == [f"laxer than the profile's “{hidden}”: say why, in because"]
+
+
 def test_the_advice_on_double_opt_in_may_be_overridden_as_well() -> None:
     text = WHOLE.replace("double_opt_in: true", "double_opt_in: false").replace(
         "{email_marketing: {value: consent}}",

@@ -21,6 +21,7 @@ from volenti.core.data_subject import (
     RELEASED,
     RESTRICTED,
     UPDATED,
+    Act,
     Asked,
     ConsentRecorded,
     DataSubjectState,
@@ -56,7 +57,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """One event that a caller wants recorded. `claimed_at` None: now.
 
     `names`: the write whose request a confirmation confirms (its first request's entry), the entry that an
-    invalidation voids.
+    invalidation voids. `renews`: the grants that a renewal renews, found at admission.
     """
 
     kind: ConsentKind
@@ -68,6 +69,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     valid_from: int | None = None
     valid_until: int | None = None
     names: str | None = None
+    renews: tuple[str, ...] = ()
 
 
 class ShownOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,6 +200,9 @@ def admit(
     entries: list[NewEntry] = []
     first_request: str | None = None
     after = state
+    ahead = _dated_ahead(command.facts, now)
+    if ahead is not None:
+        return ahead
     for kind, purposes, said in _plain(command, state, now):
         said = msgspec.structs.replace(said, previous=entries[-1].id if entries else previous)
         entry_id = facts_id if kind == UPDATED else next(fresh)
@@ -310,7 +315,8 @@ def _renewing(
         return Refusal(
             "not_renewable", "a person renews a consent that is in force; what has ended is given anew", pointer
         )
-    return msgspec.structs.replace(choice, notice=choice.notice or grants[0].notice)
+    renewed = tuple(sorted({grant.entry for grant in grants}))
+    return msgspec.structs.replace(choice, notice=choice.notice or grants[0].notice, renews=renewed)
 
 
 def _ended(grant: ConsentEvent, purpose: CompiledPurpose, state: DataSubjectState, at: int) -> bool:
@@ -380,6 +386,11 @@ def _fault(
         )
     if claimed > now + AHEAD_MS:
         return Refusal("dated_ahead", "a grant may not be dated more than five minutes ahead", f"{pointer}/occurred_at")
+    for name, act in _acts(command.evidence):
+        if act.at > now + AHEAD_MS:
+            return Refusal(
+                "dated_ahead", "evidence may not be dated more than five minutes ahead", f"/evidence/{name}/at"
+            )
     if choice.notice is None and not imported:
         return Refusal("notice_required", "a grant names the notice that was shown", f"{pointer}/notice")
     if notice is not None and notice.notice != purpose.notice:
@@ -397,6 +408,23 @@ def _fault(
         if choice.purpose not in offer.purposes or choice.notice not in offer.notices:
             return Refusal("offer_invalid", "the offer did not show this purpose with this notice", "/evidence/offer")
     return None
+
+
+def _acts(evidence: Evidence | None) -> Iterator[tuple[str, Act]]:
+    for name in ("authentication", "confirmation"):
+        act = getattr(evidence, name, None)
+        if act is not None:
+            yield name, act
+
+
+def _confirmed(choice: Choice, command: Command, state: DataSubjectState, occurred: int) -> bool:
+    """True if the person confirmed this permission: an act that is older than a refusal that stands confirmed another one."""
+    act = None if command.evidence is None else command.evidence.confirmation
+    if act is None:
+        return False
+    before = tuple(event for event in live(state.on(choice.purpose)) if event.occurred_at <= occurred)
+    standings = [settle(before, channel) for channel in choice.channels or scopes(before)]
+    return all(standing.refusal is None or standing.refusal.occurred_at < act.at for standing in standings)
 
 
 def _claimed(choice: Choice, now: int) -> int:
@@ -422,7 +450,7 @@ def _recorded(
 ) -> ConsentRecorded:
     """What goes into the payload. Under double opt-in a grant without confirmation is a request for one."""
     claimed, occurred = _claimed(choice, now), _occurred(choice, now)
-    confirmed = command.evidence is not None and command.evidence.confirmation is not None
+    confirmed = _confirmed(choice, command, state, occurred)
     kind: ConsentKind = "request" if choice.kind == "grant" and purpose.double_opt_in and not confirmed else choice.kind
     permissive = kind in PERMISSIVE
     return ConsentRecorded(
@@ -431,11 +459,12 @@ def _recorded(
         channels=tuple(sorted(set(choice.channels))),
         notice=choice.notice,
         jurisdiction=state.jurisdiction or None,
-        evidence_grade=_graded(choice, command, state, occurred, now, policy) if permissive else consent.E0,
+        evidence_grade=_graded(choice, command, state, confirmed, now, policy) if permissive else consent.E0,
         minimum_grade=grade_number(purpose.minimum_evidence),
         double_opt_in=purpose.double_opt_in,
         age_of_consent=_age_reached(purpose, state, occurred) if permissive and command.actor != "guardian" else None,
         names=choice.names,
+        renews=choice.renews,
         guardian=command.guardian if command.actor == "guardian" else None,
         valid_from=choice.valid_from if permissive else None,
         valid_until=choice.valid_until if permissive else None,
@@ -457,32 +486,34 @@ def _age_reached(purpose: CompiledPurpose, state: DataSubjectState, at: int) -> 
 
 
 def _graded(
-    choice: Choice, command: Command, state: DataSubjectState, occurred: int, now: int, policy: CompiledPolicy
+    choice: Choice, command: Command, state: DataSubjectState, confirmed: bool, now: int, policy: CompiledPolicy
 ) -> int:
     """How well a permission is proved; one that is reported too late, not at all.
 
     A confirmation through the link that was sent to the address: the page showed the text, and the mailbox is the
-    person's (E3); with a request that was authenticated, E4. A renewal keeps what its grant had, if that is more.
+    person's (E3); with a request that was authenticated, E4. A renewal of what was agreed to keeps what its grants had,
+    if that is more; what it agrees to anew it has to prove.
     """
+    occurred = _occurred(choice, now)
     if now >= expires_at(occurred, policy.backdating_limit):
         return consent.E0
-    own = _grade(command, occurred)
+    own = _grade(command, occurred, confirmed)
     events = live(state.on(choice.purpose))
     match choice.kind:
         case "confirm":
             request = next(one for one in events if one.entry == choice.names)
             return consent.E4 if request.grade >= consent.E3 else consent.E3
         case "renew":
-            grants = [settle(events, channel).decided_by for channel in choice.channels or (None,)]
-            return max(own, min(grant.grade for grant in grants if grant is not None))
+            grants = [one for one in events if one.entry in choice.renews]
+            same = all(grant.notice == choice.notice for grant in grants)
+            return max(own, min(grant.grade for grant in grants)) if same else own
         case _:
             return own
 
 
-def _grade(command: Command, occurred: int) -> int:
+def _grade(command: Command, occurred: int, confirmed: bool) -> int:
     """How well a grant is proved. Without an offer nothing shows what was on screen: E1 at most."""
     evidence = command.evidence
-    confirmed = evidence is not None and evidence.confirmation is not None
     authenticated = evidence is not None and evidence.authentication is not None
     if command.actor == "import":
         return consent.E3 if confirmed else consent.E0
@@ -512,6 +543,15 @@ def _obstacle(entry: NewEntry, after: DataSubjectState, now: int) -> ConsentEven
     return in_force(after.on(entry.event.purpose), consent_event(entry.id, now, entry.event))
 
 
+def _dated_ahead(facts: Facts, now: int) -> Refusal | None:
+    """What is to come qualifies for nothing yet."""
+    for position, relation in enumerate(facts.relations):
+        if relation.at > now + AHEAD_MS:
+            pointer = f"/relations/{position}/at"
+            return Refusal("dated_ahead", "a relation may not be dated more than five minutes ahead", pointer)
+    return None
+
+
 def _update(command: Command, state: DataSubjectState, said: dict[str, Any]) -> DataSubjectUpdated | None:
     """The facts that differ from what is known; None if nothing does."""
     facts = command.facts
@@ -535,7 +575,7 @@ def _update(command: Command, state: DataSubjectState, said: dict[str, Any]) -> 
         guardian = None
     now = said["occurred_at"]
     relations = tuple(
-        msgspec.structs.replace(relation, at=min(relation.at, now))  # what is to come qualifies for nothing yet
+        msgspec.structs.replace(relation, at=min(relation.at, now))  # the callers' clocks differ
         for relation in facts.relations
         if relation.type not in state.relations or relation.at > state.relations[relation.type].occurred_at
     )

@@ -33,7 +33,7 @@ class ConsentEvent(msgspec.Struct, frozen=True, array_like=True):
     """One choice on one purpose, as the fold needs it. Times are milliseconds since the epoch, UTC.
 
     A `request` names the first request of its write, a `confirm` the request that it confirms, an `invalidate` the
-    entry that is void; the latter two bear the channels of what they name.
+    entry that is void; the latter two bear the channels of what they name. A `renew` lists the grants that it renews.
     """
 
     entry: str  # the ledger entry that proves it
@@ -49,6 +49,7 @@ class ConsentEvent(msgspec.Struct, frozen=True, array_like=True):
     valid_from: int | None = None
     valid_until: int | None = None
     names: str | None = None
+    renews: tuple[str, ...] = ()
     age_of_consent: int | None = None  # what it took to consent alone, where the person was known to be so old
 
     @property
@@ -162,9 +163,12 @@ def _granted(standing: Standing, event: ConsentEvent) -> Standing:
 
 
 def _renewable(standing: Standing, renewal: ConsentEvent) -> bool:
-    """True if a grant stands, and had not come to its own end when it was renewed."""
+    """True if what stands is a grant that the renewal names, and had not come to its own end when it was renewed.
+
+    What ended by the policy then, which the fold does not know, was not renewed: the renewal names what was in force.
+    """
     grant = standing.decided_by
-    if standing.state != "granted" or grant is None:
+    if standing.state != "granted" or grant is None or grant.entry not in renewal.renews:
         return False
     return grant.valid_until is None or renewal.occurred_at < grant.valid_until
 

@@ -113,8 +113,8 @@ class ConsentRecorded(
 ):
     """A choice on one purpose.
 
-    `minimum_grade` and `double_opt_in` are what the policy asked when it was admitted; `age_of_consent` and `names` are
-    as in `ConsentEvent`; `guardian` the one who acted.
+    `minimum_grade` and `double_opt_in` are what the policy asked when it was admitted; `age_of_consent`, `names` and
+    `renews` are as in `ConsentEvent`; `guardian` the one who acted.
     """
 
     kind: ConsentKind
@@ -127,6 +127,7 @@ class ConsentRecorded(
     double_opt_in: bool = False
     age_of_consent: int | None = None
     names: str | None = None
+    renews: tuple[str, ...] = ()
     guardian: str | None = None
     valid_from: int | None = None
     valid_until: int | None = None
@@ -229,6 +230,10 @@ class DataSubjectState(msgspec.Struct, frozen=True, array_like=True, dict=True):
         """What `choices` has folded, of purposes that have any. No member: it is neither stored nor compared nor copied."""
         return {}
 
+    def last_recorded(self) -> int:
+        """When the newest choice was recorded (milliseconds UTC), whatever it was dated; 0 without one."""
+        return max((event.recorded_at for events in self.consents.values() for event in events), default=0)
+
     def caller_id(self) -> str | None:
         """The id by which callers name the person: the first that was registered."""
         return next((identifier.value for identifier in self.identifiers if identifier.type == "id"), None)
@@ -323,12 +328,11 @@ def fold(entries: Iterable[Entry], state: DataSubjectState = EMPTY) -> DataSubje
 
 def consent_event(entry_id: str, recorded_at: int, event: ConsentRecorded) -> ConsentEvent:
     """The part of a recorded choice that the fold of a purpose needs."""
-    evidence = event.evidence
-    acts = (
-        [act.at for act in (evidence.authentication, evidence.confirmation) if act is not None]
-        if evidence is not None
-        else []
-    )
+    evidence = Evidence() if event.evidence is None else event.evidence
+    telling = (
+        evidence.confirmation,
+        None if event.actor == "import" else evidence.authentication,
+    )  # gives it its grade
     return ConsentEvent(
         entry=entry_id,
         kind=event.kind,
@@ -339,10 +343,11 @@ def consent_event(entry_id: str, recorded_at: int, event: ConsentRecorded) -> Co
         notice=event.notice,
         grade=event.evidence_grade,
         guard=max(consent.E2, event.minimum_grade),
-        evidence_at=max(acts, default=None),
+        evidence_at=max((act.at for act in telling if act is not None), default=None),
         valid_from=event.valid_from,
         valid_until=event.valid_until,
         names=event.names,
+        renews=event.renews,
         age_of_consent=event.age_of_consent,
     )
 

@@ -59,9 +59,18 @@ class _Law:
         self._bases: dict[tuple[str, tuple[str, ...]], list[LawfulBasis]] = {}
 
     def values(self, place: str, key: str) -> list[CellValue]:
-        """Give the value of each period that has one; a key for one row alone falls back on that for all rows."""
-        chain, names = lookup_order(place), (key, key.partition(".")[0])
-        found = (nearest(period, chain, names, absent=_ABSENT) for period in self.periods)
+        """Give what binds in each period where a value for this place and key would: for one row, or for each of all rows.
+
+        A key for one row alone falls back on that for all rows. A value that the place itself has for one row stays.
+        """
+        chain, general = lookup_order(place), key.partition(".")[0]
+        names = [key] if key != general else [key, *(f"{key}.{row}" for row in ROWS)]
+        found = (
+            nearest(period, chain, (name, general), absent=_ABSENT)
+            for name in names
+            for period in self.periods
+            if name == key or (place, name) not in period
+        )
         return [value for value in found if value is not _ABSENT]
 
     def bases(self, place: str, rows: tuple[str, ...]) -> list[LawfulBasis]:
@@ -110,7 +119,7 @@ def _override(at: str, place: str, key: str, value: CellValue, override: Overrid
         return
     bound = law.values(place, key)
     laxer_than = [one for one in bound if is_laxer(cell, value, one)]
-    if laxer_than and override.because is None:
+    if laxer_than and (override.because is None or not override.because.strip()):
         yield at, "error", f"laxer than the profile's {quoted(shown(laxer_than[0]))}: say why, in because"
     elif bound and all(one == value for one in bound):
         yield at, "warning", "the profile says the same: the override changes nothing"
