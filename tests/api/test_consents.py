@@ -12,12 +12,16 @@ import pytest
 
 from conftest import Api
 from volenti.api import endpoint
+from volenti.core.admission import Choice, Command
+from volenti.core.data_subject import Identifier
 from volenti.core.ledger import note, proof
 from volenti.core.policy.starter import starter_policy
 from volenti.flows.clock import rfc3339, wall_clock
 from volenti.flows.issue_offer import OfferIssued
 from volenti.flows.issue_offer import issue as issue_offer
 from volenti.flows.manage_credentials import issue
+from volenti.flows.rebuild_states import rebuild
+from volenti.flows.record_consents import Recorded, record
 from volenti.store import ledger
 
 MINUTE, DAY = 60_000, 86_400_000
@@ -305,6 +309,64 @@ async def test_an_identifier_of_somebody_else_never_blocks_a_restriction(api: Ap
         assert answer.status_code == 201, answer.text
         assert (await api.check(f"cus_{kind}", "analytics", "use", None))["decision"] == "deny"
     assert (await api.get("/v1/data-subjects/cus_1")).json()["identifiers"][1]["value"] == "ana@example.org"
+
+
+async def test_a_restriction_binds_whom_the_address_belongs_to_as_well(api: Api) -> None:
+    await api.choose("cus_1", "grant", body_data_subject=known_by("ana@example.org", id="cus_1"))
+    await api.choose("cus_2", "grant", body_data_subject=known_by("bea@example.org", id="cus_2"))
+    subject = known_by("ana@example.org", "bea@example.org", "new@example.org", id="shop_77")
+    answer = await api.choose("-", "withdraw", channels=["email"], body_data_subject=subject)
+    body = answer.json()
+    assert (answer.status_code, body["data_subject"]) == (201, "shop_77"), body
+    assert [entry["kind"] for entry in body["entries"]] == ["consent.withdrawn", "consent.withdrawn", "data_subject.updated", "consent.withdrawn"]  # fmt: skip
+    for person in ("cus_1", "cus_2", "shop_77"):
+        check = await api.check(person, consistency={"mode": "at_least", "revision": body["revision"]})
+        assert check["reason"] == "consent.withdrawn"
+    assert (await api.get("/v1/data-subjects/cus_1")).json()["identifiers"][1]["value"] == "ana@example.org"
+    (rebuilt,) = await rebuild(api.services, workspaces_only=[api.workspace])
+    assert rebuilt.findings == ()
+
+
+async def test_a_repeated_restriction_of_several_people_answers_as_the_first_time(api: Api) -> None:
+    await api.choose("cus_1", "grant", body_data_subject=known_by("ana@example.org", id="cus_1"))
+    write = {
+        "data_subject": known_by("ana@example.org", id="shop_77"),
+        "events": [{"kind": "withdraw", "purpose": "newsletter"}],
+        "actor": {"type": "data_subject"},
+        "method": "web_form",
+        "surface": "https://shop.example/",
+    }
+    first = await api.post("/v1/consents", write, idempotency_key="once")
+    before = await size(api)
+    again = await api.post("/v1/consents", write, idempotency_key="once")
+    assert (again.json(), await size(api)) == (first.json(), before)
+    assert again.headers["idempotency-replayed"] == "true"
+
+
+@pytest.mark.parametrize("kind", ["grant", "request"])
+async def test_nobody_consents_with_the_address_of_somebody_else(api: Api, kind: str) -> None:
+    await api.choose("cus_1", "withdraw", body_data_subject=known_by("ana@example.org", id="cus_1"))
+    subject = known_by("ana@example.org", id="cus_2")
+    answer = await api.choose("cus_2", kind, notice="newsletter@1", body_data_subject=subject)
+    is_problem(answer, 409, "identifier_taken", "/data_subject/identifiers/0")
+
+
+@pytest.mark.parametrize("ahead", [20_000, -20_000])
+async def test_a_withdrawal_counts_after_what_was_recorded_before_it_whatever_the_clocks_say(
+    api: Api, ahead: int
+) -> None:
+    """Two replicas, whose clocks may be 30 s apart from the database's."""
+    other = replace(api.services, clock=lambda: wall_clock() + ahead)
+    choices = (
+        Choice(kind="grant", purpose="newsletter", notice="newsletter@1"),
+        Choice(kind="withdraw", purpose="newsletter"),
+    )
+    for services, choice in zip((other, api.services) if ahead > 0 else (api.services, other), choices, strict=True):
+        command = Command(actor="data_subject", component="tests", choices=(choice,), method="web_form", surface="app")
+        done = await record(services, api.workspace, command, (Identifier("id", "cus_1"),))
+        assert isinstance(done, Recorded)
+        assert done.entries[-1].applied
+    assert (await api.check("cus_1"))["reason"] == "consent.withdrawn"
 
 
 async def test_a_person_known_by_an_address_only_gets_an_id_of_ours_then_the_callers_too(api: Api) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
 
-from volenti.core.admission import Admitted, Command, NewEntry, Refusal, admit, most_entries
+from volenti.core.admission import PERMISSIVE, Admitted, Command, Facts, NewEntry, Refusal, admit, most_entries
+from volenti.core.consent import RESTRICTIVE, ConsentEvent
 from volenti.core.data_subject import (
     EMPTY,
     RESTRICTIONS,
@@ -21,8 +23,9 @@ from volenti.core.data_subject import (
 )
 from volenti.core.entry import decode
 from volenti.core.ledger.merkle import leaf_hash
+from volenti.core.policy.compile import CompiledPolicy
 from volenti.errors import LedgerDamaged, Unavailable
-from volenti.flows.clock import boot_seconds, milliseconds
+from volenti.flows.clock import boot_seconds, milliseconds, uuid7
 from volenti.flows.find_data_subject import Found, Person, find, index_of
 from volenti.flows.seal_entries import open_entry, sealed_entries, sealed_state
 from volenti.flows.services import Services
@@ -140,14 +143,14 @@ async def _record(
         found, admission = decided.found, decided.admission
         if not admission.entries:
             return Recorded(admission.state.caller_id(), (), found.ground.size, found.ground.epoch)
-        item, entries = await _item(services, workspace_id, decided)
+        item = await _item(services, workspace_id, decided)
         answer = _Answer(
             admission.state.caller_id(),
             tuple(
                 _recorded(new, obstacle, pending)
-                for new, obstacle, pending in zip(admission.entries, admission.obstacles, entries, strict=True)
+                for (new, obstacle), pending in zip(decided.told(), item.entries, strict=True)
             ),
-            item.holders[0].holder,
+            item.holders[-1].holder,
         )
         if retry is not None:
             key = await services.workspace_key(workspace_id)
@@ -202,23 +205,33 @@ async def rehearse(
     decided = await _decide(services, workspace_id, command, who, ids)
     if not isinstance(decided, _Decided):
         return decided
-    admission = decided.admission
     entries = tuple(
         RecordedEntry(
             new.id, new.kind, "", obstacle is None, None if obstacle is None else f"superseded_by:{obstacle.entry}"
         )
-        for new, obstacle in zip(admission.entries, admission.obstacles, strict=True)
+        for new, obstacle in decided.told()
     )
-    return Recorded(admission.state.caller_id(), entries, decided.found.ground.size, decided.found.ground.epoch)
+    ground = decided.found.ground
+    return Recorded(decided.admission.state.caller_id(), entries, ground.size, ground.epoch)
 
 
 class _Decided(msgspec.Struct, frozen=True):
-    """A command admitted against what one read found."""
+    """A command admitted against what one read found.
+
+    `others`: people whose identifier a restriction names beside the person, with what is recorded for each of them too.
+    Their entries stand before the person's own.
+    """
 
     found: Found
     person: Person | None
     admission: Admitted
     now: int
+    others: tuple[tuple[Person, Admitted], ...] = ()
+
+    def told(self) -> Iterator[tuple[NewEntry, ConsentEvent | None]]:
+        """Each entry, in the order of the append, with what is in the way of its taking effect."""
+        for admission in (*(admitted for _, admitted in self.others), self.admission):
+            yield from zip(admission.entries, admission.obstacles, strict=True)
 
 
 def _left_to_the_append(services: Services, decided: _Decided | Refusal | IdentifierTaken) -> bool:
@@ -246,7 +259,7 @@ async def _decide(
     chosen = _choose(found, who, command)
     if isinstance(chosen, IdentifierTaken):
         return chosen
-    person, added = chosen
+    person, added, owners = chosen
     if person is None and not any(identifier.type == "id" for identifier in added):
         added = (Identifier("id", f"{OUR_ID}{services.new_id()}"), *added)
     gone = {index_of(services, workspace_id, identifier) for identifier in command.facts.removed}
@@ -255,25 +268,48 @@ async def _decide(
         one for one in known if gone and index_of(services, workspace_id, one) in gone
     )  # however it is spelt
     facts = msgspec.structs.replace(command.facts, added=(*added, *command.facts.added), removed=removed)
+    # Replicas' clocks differ: what is said now is not older than what was recorded before it.
+    now = max(now, *(one.state.last_recorded() for one in (*owners, person) if one is not None), 0)
+    entry_ids = ids or tuple(services.new_id() for _ in range(most_entries(command)))
     admission = admit(
         msgspec.structs.replace(command, facts=facts),
         EMPTY if person is None else person.state,
         policy,
         now,
-        [str(entry_id) for entry_id in ids or (services.new_id() for _ in range(most_entries(command)))],
+        [str(entry_id) for entry_id in entry_ids],
         previous=None if person is None else str(person.last_entry),
     )
-    return admission if isinstance(admission, Refusal) else _Decided(found, person, admission, now)
+    if isinstance(admission, Refusal):
+        return admission
+    others = tuple((owner, _restricted(command, owner, policy, now, entry_ids)) for owner in owners)
+    return _Decided(found, person, admission, now, others)
+
+
+def _restricted(command: Command, owner: Person, policy: CompiledPolicy, now: int, ids: tuple[UUID, ...]) -> Admitted:
+    """The restrictions of a command, recorded for the owner of an identifier that it names; their ids follow from its own."""
+    choices = tuple(choice for choice in command.choices if choice.kind in RESTRICTIVE)
+    restriction = msgspec.structs.replace(
+        command, choices=choices, facts=Facts(), asked=(), restriction=None, offer=None
+    )
+    own = [str(_id_for(owner.holder, entry_id)) for entry_id in ids]
+    admission = admit(restriction, owner.state, policy, now, own, previous=str(owner.last_entry))
+    assert isinstance(admission, Admitted), "a restriction is never refused, and the policy has its purpose"
+    return admission
+
+
+def _id_for(holder: UUID, entry_id: UUID) -> UUID:
+    return uuid7(int.from_bytes(entry_id.bytes[:6]), sha256(entry_id.bytes + holder.bytes).digest())
 
 
 def _choose(
     found: Found, who: tuple[Identifier, ...], command: Command
-) -> tuple[Person | None, tuple[Identifier, ...]] | IdentifierTaken:
-    """The person, and the identifiers to bind.
+) -> tuple[Person | None, tuple[Identifier, ...], tuple[Person, ...]] | IdentifierTaken:
+    """The person, the identifiers to bind, and other people who are restricted too.
 
     The caller's id decides. Where it is not known yet, an identifier may lead to a person that no caller has named so
     far (an import knew the address only), who then gets the id. An identifier of somebody else's is refused; a request
-    that only restricts is never refused for that: the identifier stays where it is.
+    that only restricts is never refused for that: the identifier stays where it is, and the restriction binds whom it
+    belongs to as well, since what was taken back for an address must not go on reaching it.
     """
     person = found.people[0] if who and who[0].type == "id" else found.person
     if person is None and found.person is not None:
@@ -282,19 +318,21 @@ def _choose(
             for identifier in found.person.state.identifiers
         )
         person = None if named else found.person
-    added = []
+    added, owners = [], {}
     for position, (identifier, owner) in enumerate(zip(who, found.people, strict=True)):
         if owner is not None and (person is None or owner.holder != person.holder):
-            if any(choice.kind == "grant" for choice in command.choices) or not command.choices:
+            if any(choice.kind in PERMISSIVE for choice in command.choices) or not command.choices:
                 return IdentifierTaken(position)
+            if any(choice.kind in RESTRICTIVE for choice in command.choices):
+                owners[owner.holder] = owner
             continue
         nameless = owner is not None and found.indexes[position].hex() in owner.state.blind_indexes
         if owner is None or nameless or identifier.verified_at is not None:
             added.append(identifier)
-    return person, tuple(added)
+    return person, tuple(added), tuple(owners.values())
 
 
-async def _item(services: Services, workspace_id: UUID, decided: _Decided) -> tuple[Item, tuple[PendingEntry, ...]]:
+async def _item(services: Services, workspace_id: UUID, decided: _Decided) -> Item:
     found, person, admission, now = decided.found, decided.person, decided.admission, decided.now
     holder = UUID(bytes=services.entropy(16), version=4) if person is None else person.holder
     key = services.entropy(32) if person is None else person.key
@@ -305,26 +343,25 @@ async def _item(services: Services, workspace_id: UUID, decided: _Decided) -> tu
             workspace_key, services.entropy(NONCE_BYTES), key, holder_key_context(workspace_id.bytes, holder.bytes)
         )
         new_holders = (NewHolder(holder, wrapped),)
-    entries = sealed_entries(services, workspace_id, found.ground.log_id, holder, key, admission.entries, now)
-    last = entries[-1].id
-    state = sealed_state(services, workspace_id, holder, key, admission.state, last)
-    item = Item(
+    entries: tuple[PendingEntry, ...] = ()
+    holders: tuple[PendingHolder, ...] = ()
+    lines: tuple[Line, ...] = ()
+    parts = [(one.holder, one.key, one.revision, admitted) for one, admitted in decided.others]
+    for whose, secret, revision, said in (*parts, (holder, key, 0 if person is None else person.revision, admission)):
+        places = [(len(entries) + n, Entry(new.id, now, new.event), new.kind) for n, new in enumerate(said.entries)]
+        lines += journal_lines(services, workspace_id, found.ground, whose, said.state, places)
+        entries += sealed_entries(services, workspace_id, found.ground.log_id, whose, secret, said.entries, now)
+        last = entries[-1].id
+        state = sealed_state(services, workspace_id, whose, secret, said.state, last)
+        holders += (PendingHolder(whose, revision, len(entries), last, state),)
+    before = None if person is None else person.state
+    return Item(
         entries=entries,
-        holders=(PendingHolder(holder, 0 if person is None else person.revision, len(entries), last, state),),
+        holders=holders,
         new_holders=new_holders,
-        identifiers=_bindings(
-            services, workspace_id, holder, key, None if person is None else person.state, admission.state
-        ),
-        journal=journal_lines(
-            services,
-            workspace_id,
-            found.ground,
-            holder,
-            admission.state,
-            [(n, Entry(new.id, now, new.event), new.kind) for n, new in enumerate(admission.entries)],
-        ),
+        identifiers=_bindings(services, workspace_id, holder, key, before, admission.state),
+        journal=lines,
     )
-    return item, entries
 
 
 def journal_lines(
@@ -421,19 +458,17 @@ async def _journal_again(
     if services.journal is None or not ids:
         return
     found = await find(services, workspace_id, who)
-    if found.person is None:
-        return
-    async with services.database.workspace("volenti_app", workspace_id) as connection:
-        payloads = await data_subjects.payloads(connection, workspace_id, found.person.holder)
-    entries = [
-        (payload.index, open_entry(workspace_id, found.person.key, payload), decode(payload.leaf).kind)
-        for payload in payloads
-        if str(payload.entry_id) in ids
-    ]
-    person = found.person
-    await services.journal.write(
-        journal_lines(services, workspace_id, found.ground, person.holder, person.state, entries)
-    )
+    for person in {one.holder: one for one in found.people if one is not None}.values():
+        async with services.database.workspace("volenti_app", workspace_id) as connection:
+            payloads = await data_subjects.payloads(connection, workspace_id, person.holder)
+        entries = [
+            (payload.index, open_entry(workspace_id, person.key, payload), decode(payload.leaf).kind)
+            for payload in payloads
+            if str(payload.entry_id) in ids
+        ]
+        await services.journal.write(
+            journal_lines(services, workspace_id, found.ground, person.holder, person.state, entries)
+        )
 
 
 async def _opened(
