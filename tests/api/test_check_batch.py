@@ -127,6 +127,7 @@ async def test_at_most_a_thousand_items_are_taken(api: Api) -> None:
     [
         ({"witdraw": 1}, "#/defaults/witdraw"),
         ({"action": "sned"}, "#/defaults/action"),
+        ({"jurisdiction": "ZZ"}, "#/defaults/jurisdiction"),
         ({"data": {"categories": ["a"] * 33}}, "#/defaults/data/categories"),
         ({"supported_obligations": ["a"] * 65}, "#/defaults/supported_obligations"),
         ({"key": "1"}, "#/defaults/key"),

@@ -10,7 +10,7 @@ import msgspec
 
 from volenti.api.endpoint import Call, Context, Reply, decode_json
 from volenti.api.problems import Problematic, document_of, not_implemented, problem_of
-from volenti.api.values import instant, item_key, reference
+from volenti.api.values import instant, item_key, place, reference
 from volenti.api.wire import (
     CheckAccessRequest,
     CheckAnswer,
@@ -162,7 +162,7 @@ def _judge_defaults(defaults: dict[str, Any]) -> None:
         detail = f"the defaults have at most {DEFAULTS_BYTES} bytes"
         raise Problematic(422, "invalid_value", detail, pointer="/defaults")
     try:
-        decode_json(msgspec.json.encode(_REQUIRED | defaults), CheckRequest)
+        place(decode_json(msgspec.json.encode(_REQUIRED | defaults), CheckRequest).jurisdiction, "/jurisdiction")
     except Problematic as problem:
         raise Problematic(
             problem.status, problem.type, problem.detail, pointer=f"/defaults{problem.pointer or ''}"
@@ -251,7 +251,7 @@ def _question(asked: CheckRequest) -> Question:
         channel=asked.channel,
         topic=asked.topic,
         message_class=asked.message.message_class if asked.message is not None else None,
-        jurisdiction=asked.jurisdiction,
+        jurisdiction=place(asked.jurisdiction, "/jurisdiction"),
         data_categories=data.categories,
         recipient=data.recipient,
         region=data.region,

@@ -13,7 +13,7 @@ import msgspec
 from volenti.api import wire
 from volenti.api.endpoint import Call, Reply, decode_json, idempotency_key
 from volenti.api.problems import Problematic, document_of, not_implemented, problem_of, refused
-from volenti.api.values import composed, identifier, instant, item_key, optional_instant, reference, zone
+from volenti.api.values import composed, identifier, instant, item_key, optional_instant, place, reference, zone
 from volenti.core.admission import PERMISSIVE, Choice, Command, Facts, Refusal, ShownOffer
 from volenti.core.data_subject import ENTRY_KINDS, Act, Evidence, Identifier
 from volenti.errors import Invalid, VolentiError
@@ -124,7 +124,7 @@ def _command(call: Call, asked: wire.ConsentsRequest) -> Command:
         choices=tuple(_choice(call, event, f"/events/{position}") for position, event in enumerate(asked.events)),
         voids_refusals=call.services.settings.profile != "production",
         facts=Facts(
-            jurisdiction=asked.data_subject.jurisdiction,
+            jurisdiction=place(asked.data_subject.jurisdiction, "/data_subject/jurisdiction"),
             time_zone=zone(asked.data_subject.time_zone, "/data_subject/time_zone"),
             locale=asked.data_subject.locale,
         ),
