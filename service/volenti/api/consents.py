@@ -177,13 +177,21 @@ async def recorded(
         case Refusal():
             raise refused(recording)
         case KeyMisused():
-            raise Problematic(422, "idempotency_key_reused", "this Idempotency-Key was used for another request")
+            raise _key_reused()
         case IdentifierTaken(position=position):
             raise Problematic(
                 409, "identifier_taken", "the identifier belongs to another data subject", pointer=pointers[position]
             )
         case _:
             assert_never(recording)
+
+
+def _key_reused() -> Problematic:
+    return Problematic(422, "idempotency_key_reused", "this Idempotency-Key was used for another request")
+
+
+def _replayed(replayed: bool) -> dict[str, str]:
+    return {"idempotency-replayed": "true"} if replayed else {}
 
 
 async def _success(call: Call, done: Recorded, status: int, proofs: Mapping[str, str]) -> Reply:
@@ -201,7 +209,7 @@ async def _success(call: Call, done: Recorded, status: int, proofs: Mapping[str,
         receipt=f"/v1/ledger/entries/{entries[-1].entry}/proof" if entries else None,
         confirmation=_confirmation(call, done),
     )
-    return Reply(answer, status=status, headers={"idempotency-replayed": "true"} if done.replayed else {})
+    return Reply(answer, status=status, headers=_replayed(done.replayed))
 
 
 def _confirmation(call: Call, done: Recorded) -> wire.Confirmation | msgspec.UnsetType:
@@ -315,6 +323,7 @@ async def issue_offer(call: Call) -> Reply:
         asked.language,
         component=call.caller.component,
         who=None if asked.data_subject is None else reference(asked.data_subject),
+        retry=retry_of(call, "POST /v1/offers"),
     )
     match issued:
         case OfferIssued():
@@ -335,7 +344,12 @@ async def issue_offer(call: Call) -> Reply:
                     expires_at=rfc3339(issued.expires_at * 1000),
                 ),
                 status=201,
+                headers=_replayed(issued.replayed),
             )
+        case KeyMisused():
+            raise _key_reused()
+        case Refusal():
+            raise refused(issued)
         case OfferRejected():
             raise Problematic(422, "offer", issued.detail, pointer=issued.pointer)
         case AskLocked():
