@@ -235,7 +235,15 @@ async def _proofs(call: Call, done: Recorded) -> dict[str, str]:
     return proofs
 
 
+_TIMELESS = frozenset(("confirm", "invalidate", "acknowledge"))
+"""Kinds that take no time of validity. A restriction takes none either, but is never refused for a date: it holds without end."""
+
+
 def _choice(call: Call, event: wire.ConsentChoice, pointer: str) -> Choice:
+    for member in ("valid_from", "valid_until") if event.kind in _TIMELESS else ():
+        if getattr(event, member) is not None:
+            detail = "this kind of event takes no such member"
+            raise Problematic(422, "invalid_value", detail, pointer=f"{pointer}/{member}")
     return Choice(
         kind=event.kind,
         purpose=event.purpose,
