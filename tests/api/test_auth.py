@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import random
 import re
@@ -20,11 +21,13 @@ import pytest_asyncio
 
 from conftest import Api
 from deployments import services_on
+from volenti.api import endpoint
 from volenti.api.app import Application
 from volenti.api.endpoint import Route
 from volenti.api.routes import routes
 from volenti.core.policy.starter import starter_policy
-from volenti.flows.clock import wall_clock
+from volenti.flows import manage_credentials
+from volenti.flows.clock import boot_seconds, wall_clock
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import SCOPES, Authenticator, issue, revoke
 from volenti.flows.record_consents import revision_token
@@ -646,6 +649,25 @@ async def test_a_revoked_credential_is_refused_within_a_second_on_every_replica(
         await asyncio.sleep(0.01)
     assert served - revoked_at < 1.0
     is_problem(await used.get("/v1/policies"), 401)
+
+
+async def test_a_credential_that_is_revoked_while_its_body_arrives_gets_no_answer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = await house.credential("check")
+    path, body = request_of(next(route for route in TABLE if route.path == "/v1/check"), house)
+    passed = 0.0
+    for module in (endpoint, manage_credentials):
+        monkeypatch.setattr(module, "boot_seconds", lambda: boot_seconds() + passed)
+
+    async def arriving() -> AsyncIterator[bytes]:
+        nonlocal passed
+        await revoke(house.services, house.ours.workspace, UUID(hex=slow.secret[7:39]))
+        passed = 8.0
+        yield json.dumps(body).encode()
+
+    headers = {"authorization": f"Bearer {slow.secret}", "content-type": "application/json"}
+    is_problem(await house.http.request("POST", path, content=arriving(), headers=headers), 401)
 
 
 async def test_ten_thousand_guesses_never_reach_the_database(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
+import msgspec
 import pytest
 
 from conftest import Api
+from volenti.api.check import DEFAULTS_BYTES, TURN_ITEMS, check_batch
+from volenti.api.endpoint import Call, Caller, Context
+from volenti.api.wire import CheckBatchRequest
+from volenti.flows.check_policy import UnknownRevision
 
 ASKED: list[dict[str, Any]] = [
     {"data_subject": {"id": "yes"}, "action": "send", "purpose": "newsletter", "channel": "email"},
@@ -114,3 +120,35 @@ async def test_at_most_a_thousand_items_are_taken(api: Api) -> None:
     answer = await api.post("/v1/check/batch", {"items": [ASKED[13]] * 1001})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/items")
     assert (await api.post("/v1/check/batch", {"items": []})).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("defaults", "pointer"),
+    [
+        ({"witdraw": 1}, "#/defaults/witdraw"),
+        ({"action": "sned"}, "#/defaults/action"),
+        ({"jurisdiction": "ZZ"}, "#/defaults/jurisdiction"),
+        ({"data": {"categories": ["a"] * 33}}, "#/defaults/data/categories"),
+        ({"supported_obligations": ["a"] * 65}, "#/defaults/supported_obligations"),
+        ({"key": "1"}, "#/defaults/key"),
+        ({"supported_obligations": ["a" * 64] * (DEFAULTS_BYTES // 64)}, "#/defaults"),
+    ],
+)
+async def test_defaults_that_no_question_takes_are_refused_once_for_all_items(
+    api: Api, defaults: dict[str, Any], pointer: str
+) -> None:
+    """Whatever the items say: a thousand of them must not each read what is wrong, or long, again."""
+    answer = await api.post("/v1/check/batch", {"defaults": defaults, "items": [ASKED[13]]})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
+async def test_a_long_batch_lets_others_have_their_turn(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unread(services: Any, workspace: UUID, asked: list[Any], **_: Any) -> list[UnknownRevision]:
+        return [UnknownRevision()] * len(asked)  # at once: every turn that is given up is the batch's own
+
+    monkeypatch.setattr("volenti.api.check.check", unread)
+    caller = Caller(api.workspace, UUID(int=0), "c", frozenset({"check"}), None, None)
+    body = CheckBatchRequest(items=(msgspec.Raw(msgspec.json.encode(ASKED[13])),) * 1000)
+    asking = cast(Any, check_batch(Call(Context(api.services, cast(Any, None), lambda: None), caller, body)))
+    turns = sum(1 for _ in asking.__await__())
+    assert turns >= 2 * 1000 // TURN_ITEMS  # when they are read, and when they are answered

@@ -180,6 +180,8 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"valid_until": "2000-01-01T00:00:00Z"}, 422, "validity_invalid", "/events/0/valid_until"),
     ({"token": "abc"}, 422, "invalid_value", "/events/0/token"),
     ({"supersedes": "0198b1c4-0000-7000-8000-000000000000"}, 422, "invalid_value", "/events/0/supersedes"),
+    ({"kind": "acknowledge", "valid_until": "2999-01-01T00:00:00Z"}, 422, "invalid_value", "/events/0/valid_until"),
+    ({"kind": "confirm", "token": "abc", "valid_from": "2020-01-01T00:00:00Z"}, 422, "invalid_value", "/events/0/valid_from"),
     ({"kind": "confirm"}, 422, "missing_member", "/events/0"),
     ({"kind": "confirm", "token": "abc"}, 409, "nothing_to_confirm", "/events/0/token"),
     ({"kind": "renew"}, 409, "not_renewable", "/events/0"),
@@ -234,6 +236,12 @@ async def test_a_restriction_dated_ahead_holds_from_now_and_keeps_what_was_claim
     assert (await api.check("cus_1"))["reason"] == "consent.withdrawn"
     last = (await history(api, "cus_1"))[-1]
     assert last["occurred_at"] == last["recorded_at"] < claimed
+
+
+async def test_a_restriction_with_an_end_is_recorded_and_has_none(api: Api) -> None:
+    """It is never refused for a date; that it holds for longer than was said is the safe side."""
+    assert (await api.choose("cus_1", "withdraw", valid_until="2020-01-01T00:00:00Z")).status_code == 201
+    assert (await api.check("cus_1"))["reason"] == "consent.withdrawn"
 
 
 async def test_a_restriction_of_long_ago_is_recorded_at_its_date(api: Api) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -172,9 +174,13 @@ async def test_a_relation_that_is_too_old_or_of_another_kind_qualifies_for_nothi
 # ---- asking
 
 
-async def offer(api: Api, person: str | None, *purposes: str) -> httpx.Response:
+async def offer(api: Api, person: str | None, *purposes: str, **headers: str) -> httpx.Response:
     body: dict[str, Any] = {"purposes": list(purposes), "surface": "https://shop.example/", "language": "en"}
-    return await api.post("/v1/offers", body | ({} if person is None else {"data_subject": {"id": person}}))
+    return await api.post("/v1/offers", body | ({} if person is None else {"data_subject": {"id": person}}), **headers)
+
+
+async def kinds(api: Api, person: str) -> list[str]:
+    return [entry["kind"] for entry in (await api.get(f"/v1/data-subjects/{person}/history")).json()["data"]]
 
 
 async def test_after_a_refusal_the_person_is_not_asked_again_until_the_lock_ends(placed: Api) -> None:
@@ -191,8 +197,6 @@ async def test_after_a_refusal_the_person_is_not_asked_again_until_the_lock_ends
 async def test_what_a_person_gives_of_their_own_accord_is_valid_under_a_lock(placed: Api) -> None:
     await placed.choose("cus_1", "deny", body_data_subject={"id": "cus_1", "jurisdiction": "DE"}, occurred_at=ago(10))
     shown = (await offer(placed, None, "newsletter")).json()["offer"]
-    import asyncio
-
     await asyncio.sleep(1.1)  # faster than a person can read it would stay at E1
     answer = await placed.choose("cus_1", "grant", body_evidence={"offer": shown})
     assert answer.status_code == 201, answer.text
@@ -207,3 +211,53 @@ async def test_a_question_that_was_put_is_recorded_and_counts_against_the_budget
     assert kind_of(await offer(api, "cus_1", "newsletter")) == "ask_locked"
     assert (await offer(api, "cus_1", "analytics")).status_code == 201
     assert kind_of(await offer(api, "cus_1", "personalisation")) == "ask_locked"  # two a quarter
+
+
+async def test_questions_that_are_put_at_the_same_moment_keep_the_budget(api: Api) -> None:
+    await publish(api, starter(policy={"asking": {"per_quarter": 1}}))
+    answers = await asyncio.gather(*(offer(api, "cus_1", "newsletter") for _ in range(6)))
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 5}
+    assert (await kinds(api, "cus_1")).count("consent.asked") == 1
+
+
+async def test_a_repeated_key_gives_the_first_offer_again_and_asks_once(api: Api) -> None:
+    await publish(api, starter(policy={"asking": {"cooldown": "P14D"}}))
+    answers = [
+        *await asyncio.gather(*(offer(api, "cus_1", "newsletter", idempotency_key="k") for _ in range(3))),
+        await offer(api, "cus_1", "newsletter", idempotency_key="k"),
+    ]
+    assert [answer.status_code for answer in answers] == [201] * 4
+    assert len({answer.content for answer in answers}) == 1
+    assert [answer.headers.get("idempotency-replayed") for answer in answers].count(None) == 1
+    assert (await kinds(api, "cus_1")).count("consent.asked") == 1
+    assert kind_of(await offer(api, "cus_1", "newsletter", idempotency_key="another")) == "ask_locked"
+    assert kind_of(await offer(api, "cus_1", "analytics", idempotency_key="k")) == "idempotency_key_reused"
+
+
+async def test_a_repeated_key_gives_the_first_offer_with_its_texts_whatever_the_policy_is_by_then(api: Api) -> None:
+    first = await offer(api, "cus_1", "newsletter", idempotency_key="k")
+    assert first.status_code == 201
+    document = starter(newsletter={"retired_at": "2026-01-01T00:00:00Z"})
+    document["notices"]["newsletter"] |= {"version": 2, "change": "minor", "text": {
+        language: text | {"body": "Other words."} for language, text in document["notices"]["newsletter"]["text"].items()
+    }}  # fmt: skip
+    await publish(api, document)
+    again = await offer(api, "cus_1", "newsletter", idempotency_key="k")
+    assert (again.status_code, again.content) == (201, first.content)
+
+
+async def test_a_retired_purpose_is_not_put_before_anybody(api: Api) -> None:
+    await publish(api, starter(newsletter={"retired_at": "2026-01-01T00:00:00Z"}))
+    for person in ("cus_1", None):
+        refused = await offer(api, person, "analytics", "newsletter")
+        assert (refused.status_code, kind_of(refused)) == (409, "purpose_retired")
+        assert refused.json()["errors"][0]["pointer"] == "#/purposes/1"
+    assert (await api.get("/v1/data-subjects/cus_1/history")).status_code == 404
+
+
+async def test_an_offer_that_is_too_long_asks_nobody(api: Api) -> None:
+    body: dict[str, Any] = {"surface": "https://shop.example/" + "é" * 2000, "language": "en"}
+    body |= {"purposes": ["newsletter"] * 50, "data_subject": {"id": "cus_1"}}
+    refused = await api.post("/v1/offers", body)
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "#/purposes")
+    assert (await api.get("/v1/data-subjects/cus_1/history")).status_code == 404

@@ -82,6 +82,7 @@ purposes:
   bare: {actions: [use], basis: {default: legitimate_interest}}
   old: {actions: [use], basis: {default: consent}, notice: nl, retired_at: 2026-07-01T12:00:00Z}
 backdating_limit: P30D
+asking: {cooldown: P14D}
 """,
     law=[row("FR", "age_of_consent", 15), row("FR", "consent_expiry", duration("P6M"))],
     published_at=PUBLISHED,
@@ -232,11 +233,14 @@ MINOR = DataSubjectState(
 )
 ADULT = msgspec.structs.replace(MINOR, birth_date="2000-01-01")
 
+ASKING = Command(actor="system", component="mail", asked=("nl",))
+
 REFUSALS: list[tuple[RefusalCode, str, Command, DataSubjectState]] = [
     ("purpose_unknown", "/events/0/purpose", command(choice(purpose="nope")), EMPTY),
     ("purpose_unknown", "/events/0/purpose", command(choice("withdraw", purpose="nope")), EMPTY),
     ("purpose_unknown", "/events/1/purpose", command(GRANT, choice(purpose="nope")), EMPTY),
     ("purpose_retired", "/events/0/purpose", command(choice(purpose="old"), offer=None), EMPTY),
+    ("ask_locked", "", ASKING, after(ASKING)),
     ("channel_unknown", "/events/0/channels/1", command(choice(channels=("email", "push"))), EMPTY),
     ("notice_required", "/events/0/notice", command(choice(notice=None)), EMPTY),
     ("notice_required", "/events/0/notice", command(choice(notice=None), actor="operator"), EMPTY),

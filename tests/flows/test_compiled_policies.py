@@ -18,7 +18,7 @@ from volenti.flows.profiles import shipped
 LINTED = lint(starter_policy("Acme GmbH"), shipped()).policy
 assert LINTED is not None
 COMPILED = compile_policy(LINTED, (), shipped()["2026.11"], 0)
-KEY = Key(UUID(int=1), 1, 1)
+KEY = Key(UUID(int=1), 1, 1, 1)
 
 
 def compiled(at_ms: int, changes: list[int]) -> CompiledPolicy:
@@ -58,12 +58,12 @@ def test_a_form_is_compiled_once_for_each_time_that_it_holds(asked: list[int]) -
     assert [memory.find(KEY, at_ms) is None for at_ms in (4, 5, 12, 19, 20)] == [True, False, False, False, True]
 
 
-def test_another_workspace_version_activation_or_knowledge_finds_nothing() -> None:
+def test_another_workspace_version_activation_epoch_or_knowledge_finds_nothing() -> None:
     memory = CompiledPolicies()
     memory.keep(KEY, 5, COMPILED)
-    others = (KEY._replace(workspace_id=UUID(int=2)), KEY._replace(version=2), KEY._replace(activation=2), KEY._replace(known=1))  # fmt: skip
+    others = (KEY._replace(workspace_id=UUID(int=2)), KEY._replace(version=2), KEY._replace(activation=2), KEY._replace(epoch=2), KEY._replace(known=1))  # fmt: skip
 
-    assert [memory.find(other, 5) for other in others] == [None] * 4
+    assert [memory.find(other, 5) for other in others] == [None] * 5
 
 
 def test_the_one_that_was_asked_for_least_lately_goes_first() -> None:

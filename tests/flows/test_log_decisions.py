@@ -25,7 +25,7 @@ from volenti.core.decision import Deny, Permit, Question, evaluate
 from volenti.core.policy.compile import CompiledPolicy
 from volenti.core.policy.document import Action, Channel
 from volenti.core.policy.starter import starter_policy
-from volenti.errors import Invalid
+from volenti.errors import Invalid, Unavailable
 from volenti.flows import log_decisions
 from volenti.flows.check_policy import Asked, Checked, Consistency, check
 from volenti.flows.clock import instant, milliseconds, uuid7, wall_clock
@@ -401,6 +401,45 @@ async def test_a_row_that_cannot_be_stored_is_a_gap_and_holds_up_no_other(servic
     assert len(await rows_of(services, ours)) == 1
     assert await rows_of(services, other) == []
     assert [gap.number for gap in await gaps_of(services, other)] == [1]
+
+
+async def test_a_bad_row_is_the_only_one_of_its_workspace_that_is_missing(services: Services, ours: UUID) -> None:
+    for component in ("before", "a NUL: \0", "behind"):
+        services.decisions.record(ours, row_at(now(), component=component))
+    await services.decisions.flush()
+
+    assert {row["component"] for row in await rows_of(services, ours)} == {"before", "behind"}
+    assert [gap.number for gap in await gaps_of(services, ours)] == [1]
+
+
+@pytest.mark.parametrize("refusal", ["SET TRANSACTION READ ONLY", "SET LOCAL ROLE volenti_signer"])
+async def test_rows_and_gaps_wait_while_the_database_takes_none_of_them(
+    services: Services, ours: UUID, monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
+    """As in the second of a failover, or while its rights are not made yet: no row is to blame, and none is given up."""
+
+    def refusing(real: Any) -> Any:
+        async def write(connection: Any, *given: Any) -> None:
+            await connection.execute(refusal)
+            await real(connection, *given)
+
+        return write
+
+    monkeypatch.setattr(decision_log, "insert", refusing(decision_log.insert))
+    monkeypatch.setattr(decision_log, "insert_gap", refusing(decision_log.insert_gap))
+    rows = [row_at(now()) for _ in range(20)]
+    for row in rows:
+        services.decisions.record(ours, row)
+    with pytest.raises(Unavailable):
+        await services.decisions.flush()
+    services.decisions._gaps.append((ours, Gap(uuid4(), now(), now(), 7)))
+    with pytest.raises(Unavailable):
+        await services.decisions._tell_gaps()
+    monkeypatch.undo()
+    await services.decisions.flush()
+
+    assert {row["decision_id"] for row in await rows_of(services, ours)} == {row.decision_id for row in rows}
+    assert [gap.number for gap in await gaps_of(services, ours)] == [7]
 
 
 async def test_a_service_that_stops_writes_what_waits(

@@ -24,12 +24,14 @@ from volenti.core.data_subject import Identifier
 from volenti.core.decision import Decision, Deny, Question
 from volenti.core.ledger import checkpoint, note
 from volenti.core.policy.document import Action, Channel
+from volenti.core.policy.starter import starter_policy
 from volenti.errors import Invalid, Unavailable
 from volenti.flows.check_policy import Asked, Checked, check
 from volenti.flows.create_workspace import create
 from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, guard_log, read_journal
 from volenti.flows.manage_credentials import Authenticator, issue, revoke
 from volenti.flows.open_services import opened
+from volenti.flows.publish_policy import Published, publish
 from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Retry, record
 from volenti.flows.recover import recover
@@ -190,6 +192,33 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
         assert await Authenticator(services)(issued.secret) is None
         assert await clean(services)
         assert await recover(services, read_journal(services)) == []
+
+
+async def test_a_replica_that_outlived_the_restore_decides_by_no_policy_that_was_lost(place: Place) -> None:
+    """Numbers of versions and activations are given out again; what was compiled of a lost one is not used for them."""
+    text = starter_policy("Acme GmbH")
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+    backup = await place.back_up()
+    async with place.services() as services:
+        await publish(services, workspace, text.replace("Acme", "Lost"))
+        await reason(services, workspace, "anna")
+        await services.policy_in_force(workspace, services.clock() + 1, services.clock())
+        await sign(services, workspace)
+        remembered = services._policies
+    await place.put_back(backup)
+
+    async with place.services() as restored:
+        services = replace(restored, _policies=remembered)
+        await recover(services, read_journal(services))
+        published = await publish(services, workspace, text.replace("Acme", "New"))
+        assert isinstance(published, Published)
+        (answered,) = await check(services, workspace, [Asked(Identifier("id", "anna"), QUESTION)], deadline_ms=5000)
+        assert isinstance(answered, Checked)
+        assert answered.policy is not None
+        planned = await services.policy_in_force(workspace, services.clock() + 1, services.clock())
+        assert planned is not None
+        assert [answered.policy.hash, planned[1].hash] == [published.hash] * 2
 
 
 async def test_the_first_entry_of_the_new_log_names_the_anchored_checkpoint(place: Place) -> None:

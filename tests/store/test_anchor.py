@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -15,8 +17,7 @@ import pytest
 
 from object_store import Fault, ObjectStore, object_store
 from volenti.errors import Invalid, Unavailable
-from volenti.store import anchor_s3
-from volenti.store.anchor import AnchorStore, FileAnchor, open_anchor
+from volenti.store.anchor import ANSWER_SECONDS, AnchorStore, FileAnchor, open_anchor
 
 ORIGIN = "localhost/shop"
 
@@ -124,6 +125,41 @@ async def test_a_fault_at_any_step_leaves_the_old_note(
     assert await anchor.swap(ORIGIN, "old", "new")
 
 
+async def test_a_lock_that_is_never_let_go_says_so_and_nothing_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another replica was stopped in the middle of its write."""
+    anchor = FileAnchor(tmp_path)
+    await anchor.swap(ORIGIN, None, "old")
+    monkeypatch.setattr("volenti.store.anchor.LOCK_SECONDS", 0.05)
+    with (tmp_path / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for call in (anchor.swap(ORIGIN, "old", "new"), anchor.check()):
+            with pytest.raises(Unavailable, match="lock"):
+                await call
+        assert await anchor.read(ORIGIN) == "old"
+
+    assert await anchor.swap(ORIGIN, "old", "new")
+
+
+async def test_a_folder_that_does_not_answer_says_so_and_takes_no_thread_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr("volenti.store.anchor.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: released.wait(10) and "")
+    anchor = FileAnchor(tmp_path)
+    try:
+        answers = await asyncio.gather(
+            *(anchor.read(ORIGIN) for _ in range(40)), anchor.swap(ORIGIN, "", "new"), return_exceptions=True
+        )
+        assert {type(answer) for answer in answers} == {Unavailable}
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: not released.is_set()), 5)
+    finally:
+        released.set()
+        anchor.close()
+
+
 async def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     anchor = FileAnchor(tmp_path / "file")
@@ -166,7 +202,7 @@ async def test_a_swap_that_fails_or_only_seems_to_leaves_old_or_new_and_reading_
         began = time.monotonic()
         with pytest.raises(Unavailable, match="cannot be written"):
             await s3.swap(ORIGIN, "old", "new")
-        assert time.monotonic() - began < 2 * anchor_s3.ANSWER_SECONDS
+        assert time.monotonic() - began < 2 * ANSWER_SECONDS
 
     assert bucket.writes == before + 1, "a conditional write is never repeated unasked"
     kept = await s3.read(ORIGIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import msgspec
 
 from volenti.api.endpoint import Call, Context, Reply, decode_json
 from volenti.api.problems import Problematic, document_of, not_implemented, problem_of
-from volenti.api.values import instant, item_key, reference
+from volenti.api.values import instant, item_key, place, reference
 from volenti.api.wire import (
     CheckAccessRequest,
     CheckAnswer,
@@ -60,6 +61,10 @@ from volenti.flows.services import Services
 
 AHEAD_MS: Final = 30 * 86_400_000
 """How far ahead a question may be asked for."""
+DEFAULTS_BYTES: Final = 4096
+"""How long the defaults of a batch may be as JSON: every item is read together with them."""
+TURN_ITEMS: Final = 50
+"""Items of a batch that are worked on at a stretch: others' checks wait for a few milliseconds, not for a whole batch."""
 _INSTANTS: Final = frozenset(("at", "expires_at", "kept_until", "not_before"))
 """Members of remedies, obligations and traces that are instants: milliseconds in the core, RFC 3339 on the wire."""
 
@@ -81,7 +86,11 @@ async def check_one(call: Call) -> Reply:
 async def check_batch(call: Call) -> Reply:
     """Many questions on one revision; a bad item is answered as a deny with its error."""
     batch: CheckBatchRequest = call.body
-    items = [_item(call, batch.defaults, raw) for raw in batch.items]
+    _judge_defaults(batch.defaults)
+    items = []
+    for number, raw in enumerate(batch.items, 1):
+        items.append(_item(call, batch.defaults, raw))
+        await _breathe(number)
     questions = [item.asked for item in items if isinstance(item, _Item)]
     answers = iter(
         await check(
@@ -89,10 +98,11 @@ async def check_batch(call: Call) -> Reply:
         )
     )
     answered = []
-    for item in items:
+    for number, item in enumerate(items, 1):
         answered.append(
             _item_answer(call, item, next(answers)) if isinstance(item, _Item) else _refusal(call.services, item)
         )
+        await _breathe(number)
         if batch.semantic == ("stop_on_permit" if answered[-1].allowed else "stop_on_deny"):
             break
     return Reply(CheckBatchAnswer(items=tuple(answered)))
@@ -134,6 +144,29 @@ class _NoQuestion(msgspec.Struct, frozen=True):
 
     key: str | None
     problem: Problematic
+
+
+async def _breathe(number: int) -> None:
+    if number % TURN_ITEMS == 0:
+        await asyncio.sleep(0)
+
+
+_REQUIRED: Final = {"data_subject": {}, "action": "use", "purpose": "any"}
+"""Stand in for what the defaults leave to the items."""
+
+
+def _judge_defaults(defaults: dict[str, Any]) -> None:
+    """Raise a 422 problem, with a pointer into the defaults, for what could be a member of no question."""
+    encoded = msgspec.json.encode(defaults)
+    if len(encoded) > DEFAULTS_BYTES:
+        detail = f"the defaults have at most {DEFAULTS_BYTES} bytes"
+        raise Problematic(422, "invalid_value", detail, pointer="/defaults")
+    try:
+        place(decode_json(msgspec.json.encode(_REQUIRED | defaults), CheckRequest).jurisdiction, "/jurisdiction")
+    except Problematic as problem:
+        raise Problematic(
+            problem.status, problem.type, problem.detail, pointer=f"/defaults{problem.pointer or ''}"
+        ) from None
 
 
 def _item(call: Call, defaults: dict[str, Any], raw: msgspec.Raw) -> _Item | _NoQuestion:
@@ -218,7 +251,7 @@ def _question(asked: CheckRequest) -> Question:
         channel=asked.channel,
         topic=asked.topic,
         message_class=asked.message.message_class if asked.message is not None else None,
-        jurisdiction=asked.jurisdiction,
+        jurisdiction=place(asked.jurisdiction, "/jurisdiction"),
         data_categories=data.categories,
         recipient=data.recipient,
         region=data.region,

@@ -13,7 +13,7 @@ import msgspec
 from volenti.api import wire
 from volenti.api.endpoint import Call, Reply, decode_json, idempotency_key
 from volenti.api.problems import Problematic, document_of, not_implemented, problem_of, refused
-from volenti.api.values import composed, identifier, instant, item_key, optional_instant, reference, zone
+from volenti.api.values import composed, identifier, instant, item_key, optional_instant, place, reference, zone
 from volenti.core.admission import PERMISSIVE, Choice, Command, Facts, Refusal, ShownOffer
 from volenti.core.data_subject import ENTRY_KINDS, Act, Evidence, Identifier
 from volenti.errors import Invalid, VolentiError
@@ -124,7 +124,7 @@ def _command(call: Call, asked: wire.ConsentsRequest) -> Command:
         choices=tuple(_choice(call, event, f"/events/{position}") for position, event in enumerate(asked.events)),
         voids_refusals=call.services.settings.profile != "production",
         facts=Facts(
-            jurisdiction=asked.data_subject.jurisdiction,
+            jurisdiction=place(asked.data_subject.jurisdiction, "/data_subject/jurisdiction"),
             time_zone=zone(asked.data_subject.time_zone, "/data_subject/time_zone"),
             locale=asked.data_subject.locale,
         ),
@@ -177,13 +177,21 @@ async def recorded(
         case Refusal():
             raise refused(recording)
         case KeyMisused():
-            raise Problematic(422, "idempotency_key_reused", "this Idempotency-Key was used for another request")
+            raise _key_reused()
         case IdentifierTaken(position=position):
             raise Problematic(
                 409, "identifier_taken", "the identifier belongs to another data subject", pointer=pointers[position]
             )
         case _:
             assert_never(recording)
+
+
+def _key_reused() -> Problematic:
+    return Problematic(422, "idempotency_key_reused", "this Idempotency-Key was used for another request")
+
+
+def _replayed(replayed: bool) -> dict[str, str]:
+    return {"idempotency-replayed": "true"} if replayed else {}
 
 
 async def _success(call: Call, done: Recorded, status: int, proofs: Mapping[str, str]) -> Reply:
@@ -201,7 +209,7 @@ async def _success(call: Call, done: Recorded, status: int, proofs: Mapping[str,
         receipt=f"/v1/ledger/entries/{entries[-1].entry}/proof" if entries else None,
         confirmation=_confirmation(call, done),
     )
-    return Reply(answer, status=status, headers={"idempotency-replayed": "true"} if done.replayed else {})
+    return Reply(answer, status=status, headers=_replayed(done.replayed))
 
 
 def _confirmation(call: Call, done: Recorded) -> wire.Confirmation | msgspec.UnsetType:
@@ -227,7 +235,15 @@ async def _proofs(call: Call, done: Recorded) -> dict[str, str]:
     return proofs
 
 
+_TIMELESS = frozenset(("confirm", "invalidate", "acknowledge"))
+"""Kinds that take no time of validity. A restriction takes none either, but is never refused for a date: it holds without end."""
+
+
 def _choice(call: Call, event: wire.ConsentChoice, pointer: str) -> Choice:
+    for member in ("valid_from", "valid_until") if event.kind in _TIMELESS else ():
+        if getattr(event, member) is not None:
+            detail = "this kind of event takes no such member"
+            raise Problematic(422, "invalid_value", detail, pointer=f"{pointer}/{member}")
     return Choice(
         kind=event.kind,
         purpose=event.purpose,
@@ -315,6 +331,7 @@ async def issue_offer(call: Call) -> Reply:
         asked.language,
         component=call.caller.component,
         who=None if asked.data_subject is None else reference(asked.data_subject),
+        retry=retry_of(call, "POST /v1/offers"),
     )
     match issued:
         case OfferIssued():
@@ -335,7 +352,12 @@ async def issue_offer(call: Call) -> Reply:
                     expires_at=rfc3339(issued.expires_at * 1000),
                 ),
                 status=201,
+                headers=_replayed(issued.replayed),
             )
+        case KeyMisused():
+            raise _key_reused()
+        case Refusal():
+            raise refused(issued)
         case OfferRejected():
             raise Problematic(422, "offer", issued.detail, pointer=issued.pointer)
         case AskLocked():

@@ -12,7 +12,7 @@ from volenti.api import wire
 from volenti.api.consents import authorise_actor, recorded, retry_of
 from volenti.api.endpoint import Call, Reply
 from volenti.api.problems import Problematic, not_implemented
-from volenti.api.values import composed, identifier, instant, optional_instant, zone
+from volenti.api.values import composed, identifier, instant, optional_instant, place, zone
 from volenti.core.admission import PERMISSIVE, Command, Facts, Restriction
 from volenti.core.consent import ConsentEvent
 from volenti.core.data_subject import ConsentRecorded, Guardian, Identifier, Relation
@@ -103,6 +103,7 @@ async def update(call: Call) -> Reply:
     authorise_actor(call, asked.actor)
     if asked.push_permission is not None:
         raise not_implemented("/push_permission")
+    jurisdiction = asked.jurisdiction if asked.jurisdiction is UNSET else place(asked.jurisdiction, "/jurisdiction")
     time_zone = asked.time_zone if asked.time_zone is UNSET else zone(asked.time_zone, "/time_zone")
     identifiers = (
         Identifier("id", call.path["id"]),
@@ -113,7 +114,7 @@ async def update(call: Call) -> Reply:
             identifier(gone, f"/identifiers/remove/{position}")
             for position, gone in enumerate(asked.identifiers.remove)
         ),
-        jurisdiction=_stated(asked.jurisdiction),
+        jurisdiction=_stated(jurisdiction),
         time_zone=_stated(time_zone),
         locale=_stated(asked.locale),
         birth_date=_stated(_birth_date(call, asked.birth_date)),

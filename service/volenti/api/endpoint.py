@@ -27,6 +27,8 @@ Receive = Callable[[], Awaitable[Any]]
 BODY_SECONDS = 10.0
 CALLER_SECONDS = 1.0
 """How long it may take to find out who calls: then as if the database were away, which it is or as good as."""
+PROMPT_SECONDS = 0.1
+"""How long after the first look a body may be there; later, who sends it is looked up again, and may be revoked by now."""
 REQUEST_SECONDS = 15.0
 """How long a request may take once its body is there; each route has shorter deadlines of its own, this one bounds their sum."""
 DEPTH = 32
@@ -169,11 +171,13 @@ async def respond(
     try:
         try:
             caller = await _authorised(route, context, headers)
+            raw = await _read(receive, route.limit, headers) if route.limit else b""
+            if boot_seconds() - begun > PROMPT_SECONDS:
+                caller = await _authorised(route, context, headers)
         except Unavailable:
             if route.unreadable is None:
                 raise
             return _sent(route.unreadable(context))
-        raw = await _read(receive, route.limit, headers) if route.limit else b""
         body = _decode(route, raw, headers)
         reply = await _handled(route, Call(context, caller, body, path, query, headers, raw))
         status, answered, content = _sent(reply)

@@ -53,7 +53,7 @@ def routes(*, public_log: bool, test_clock: bool) -> tuple[Route, ...]:
         Route("POST", "/v1/consents/batch", consents.record_many, "Record choices of many people, each on its own", scope="consents:write", limit=BATCH_BYTES,
               request=wire.ConsentsBatchRequest, answer=wire.ConsentsBatchAnswer, errors=(503,), headers=ONCE),
         Route("POST", "/v1/offers", consents.issue_offer, "State what is about to be put before a person", scope="consents:write", limit=WRITE_BYTES,
-              request=wire.OfferRequest, answer=wire.OfferAnswer, status=201, errors=(503,)),
+              request=wire.OfferRequest, answer=wire.OfferAnswer, status=201, errors=(409, 503), headers=ONCE),
         Route("GET", "/v1/data-subjects/{id}", data_subjects.show, "What is in force for a person", scope="consents:read",
               answer=wire.DataSubjectAnswer, errors=(404, 422, 503), query=AS_OF),
         Route("PATCH", "/v1/data-subjects/{id}", data_subjects.update, "Change facts about a person", scope="preferences:write", limit=WRITE_BYTES,

@@ -11,6 +11,7 @@ from volenti.api import wire
 from volenti.api.problems import Problematic
 from volenti.core.data_subject import Identifier
 from volenti.core.identifier import match_key
+from volenti.core.policy.jurisdiction import OFTEN_MEANT, is_jurisdiction
 from volenti.errors import Invalid
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,6 +63,15 @@ def instant(given: datetime, pointer: str) -> int:
 def optional_instant(given: datetime | None, pointer: str) -> int | None:
     """The same of a member that may be absent."""
     return None if given is None else instant(given, pointer)
+
+
+def place(code: str | None, pointer: str) -> str | None:
+    """A place whose law there may be; None stays None."""
+    if code is not None and not is_jurisdiction(code):
+        meant = OFTEN_MEANT.get(code)
+        detail = "there is no such place in ISO 3166" if meant is None else f"the code of this country is {meant}"
+        raise Problematic(422, "invalid_value", detail, pointer=pointer)
+    return code
 
 
 def zone(name: str | None, pointer: str) -> str | None:

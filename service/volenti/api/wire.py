@@ -153,6 +153,8 @@ class CheckRequest(Request, frozen=True):
 class CheckBatchRequest(Request, frozen=True):
     """Many questions on one revision. A member that an item lacks is that of `defaults`; nothing is merged deeper.
 
+    What is wrong in the defaults is refused for all; they have at most 4,096 bytes.
+
     Items are decoded one by one, so that a bad one is answered alone. Each has the members of a check, and a `key`.
     """
 

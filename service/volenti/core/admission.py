@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from volenti.core import consent
+from volenti.core.asking import locked_until
 from volenti.core.consent import PERMITTING, Actor, ConsentEvent, ConsentKind, barrier, in_force, live, scopes, settle
 from volenti.core.data_subject import (
     ASKED,
@@ -128,11 +129,13 @@ RefusalCode = Literal[
     "purpose_unknown", "purpose_retired", "channel_unknown", "notice_required", "notice_unknown", "notice_not_published_then", "dated_ahead",
     "not_affirmative", "offer_invalid", "validity_invalid", "resubscribe_requires_data_subject_act", "entry_exists",
     "guardian_required", "guardian_unknown", "nothing_to_confirm", "not_renewable", "nothing_to_invalidate", "approval_required",
+    "ask_locked",
 ]  # fmt: skip
 
 CONFLICTS: frozenset[str] = frozenset(
     (
         "approval_required",
+        "ask_locked",
         "entry_exists",
         "guardian_required",
         "guardian_unknown",
@@ -148,12 +151,16 @@ CONFLICTS: frozenset[str] = frozenset(
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Nothing was recorded. `pointer` names the member at fault, within the request; `by` the entry that stands against it."""
+    """Nothing was recorded. `pointer` names the member at fault, within the request; `by` the entry that stands against it.
+
+    `until`: the instant (milliseconds UTC) from which on it would be taken, where that is known.
+    """
 
     code: RefusalCode
     detail: str
     pointer: str = ""
     by: str | None = None
+    until: int | None = None
 
     @property
     def conflict(self) -> bool:
@@ -195,6 +202,8 @@ def admit(
     the first entry, so that an offer settles one form. `previous` is the person's last entry so far. All or nothing:
     the first refusal refuses the command.
     """
+    if command.asked and (until := locked_until(policy, state, command.asked, now)) is not None:
+        return Refusal("ask_locked", "the person must not be asked again yet", until=until)
     facts_id, *further = ids
     fresh = iter(further)
     entries: list[NewEntry] = []

@@ -19,12 +19,14 @@ class Key(NamedTuple):
 
     The activation in force stands for all that came into force before it, which say since when each notice may have
     been shown: when another one comes into force, the key is another. For an instant that is not the present it does
-    not, and `known` says how many activations are taken for known.
+    not, and `known` says how many activations are taken for known. Numbers are given out again after a backup was put
+    back: the recovery begins another `epoch`.
     """
 
     workspace_id: UUID
     version: int
     activation: int
+    epoch: int
     known: int | None = None
 
 

@@ -8,15 +8,17 @@ from uuid import UUID
 
 import msgspec
 
-from volenti.core.admission import Command, ShownOffer
-from volenti.core.asking import locked_until
-from volenti.core.data_subject import EMPTY, Identifier
+from volenti.core.admission import Command, Refusal, ShownOffer
+from volenti.core.data_subject import Identifier
+from volenti.core.policy.canonical import parse_document
+from volenti.core.policy.compile import CompiledPolicy
 from volenti.core.policy.document import Notice
-from volenti.errors import Unavailable
+from volenti.errors import Invalid, Unavailable
 from volenti.flows.find_data_subject import find
-from volenti.flows.record_consents import Recorded, record
+from volenti.flows.record_consents import KeyMisused, Recorded, Retry, first_answer, record
 from volenti.flows.services import Services
 from volenti.keys.tokens import Offer, OfferedNotice, OfferedPurpose, OfferRefused, sign_offer, verify_offer
+from volenti.store import policies
 
 LIFE_SECONDS = 3600
 
@@ -29,10 +31,11 @@ class OfferIssued(msgspec.Struct, frozen=True):
     """Each notice's key, the notice, and the purposes that it is for."""
     language: str
     expires_at: int
+    replayed: bool = False
 
 
 class OfferRejected(msgspec.Struct, frozen=True):
-    """No offer: the purpose at this position is unknown or has no notice, or the policy has no text in the language."""
+    """No offer: a purpose is unknown or has no notice, the policy has no text in the language, or it is all too much."""
 
     pointer: str
     detail: str
@@ -44,6 +47,9 @@ class AskLocked(msgspec.Struct, frozen=True):
     until: int
 
 
+Issued: TypeAlias = OfferIssued | OfferRejected | Refusal | AskLocked | KeyMisused
+
+
 async def issue(
     services: Services,
     workspace_id: UUID,
@@ -53,38 +59,77 @@ async def issue(
     *,
     component: str,
     who: Identifier | None = None,
-) -> OfferIssued | OfferRejected | AskLocked:
+    retry: Retry | None = None,
+) -> Issued:
     """Offer purposes, each with whether its toggle is on by default (then a grant by it is no consent).
 
-    Where it is said to whom (`who`), the budget for asking is kept, and that the person was asked is recorded.
+    Where it is said to whom (`who`), the budget for asking is kept, that the person was asked is recorded, and a
+    repeated key gives the first offer again.
     """
-    found = await find(services, workspace_id, () if who is None else (who,))
+    found = await find(services, workspace_id, ())
     policy = await services.policy(workspace_id, found.ground)
     if policy is None:
         raise Unavailable("the workspace has no policy; publish one")
+    offered = _offer(services, workspace_id, policy, purposes, surface, language)
+    if who is None:
+        return _first(policy, offered) if isinstance(offered, _Offered) else offered
+    if isinstance(offered, _Offered):
+        asked = tuple(sorted({key for key, _ in purposes}))
+        command = Command(actor="system", component=component, asked=asked, method="offer", surface=surface)
+        if retry is not None:
+            retry = msgspec.structs.replace(retry, beside=msgspec.msgpack.encode(offered))
+        answer = await record(services, workspace_id, command, (who,), retry)
+    else:
+        before = None if retry is None else await first_answer(services, workspace_id, retry)
+        if before is None:
+            return offered
+        answer = before
+    match answer:
+        case Recorded(replayed=True):
+            return await _again(services, workspace_id, msgspec.msgpack.decode(answer.beside, type=_Offered))
+        case Recorded():
+            assert isinstance(offered, _Offered), "nothing else is recorded"
+            return _first(policy, offered)
+        case KeyMisused():
+            return answer
+        case Refusal(code="ask_locked", until=int() as until):
+            return AskLocked(until)
+        case _:
+            raise AssertionError("to have asked is refused for nothing else")
+
+
+class _Offered(msgspec.Struct, frozen=True, array_like=True):
+    """An offer without the texts, which stand in the policy: each notice's key, version, and the purposes it is for."""
+
+    token: str
+    notices: tuple[tuple[str, int, tuple[str, ...]], ...]
+    language: str
+    expires_at: int
+
+
+def _offer(
+    services: Services,
+    workspace_id: UUID,
+    policy: CompiledPolicy,
+    purposes: Sequence[tuple[str, bool]],
+    surface: str,
+    language: str,
+) -> _Offered | OfferRejected | Refusal:
+    now = services.clock()
     if language not in policy.document.languages:
         return OfferRejected("/language", "the policy has no texts in this language")
     shown: dict[str, list[str]] = {}
     offered = []
     for position, (key, preset) in enumerate(purposes):
         purpose = policy.purposes.get(key)
+        pointer = f"/purposes/{position}"
         if purpose is None or purpose.notice is None:
-            return OfferRejected(
-                f"/purposes/{position}",
-                "the policy has no such purpose" if purpose is None else "the purpose has no notice to show",
-            )
+            detail = "the policy has no such purpose" if purpose is None else "the purpose has no notice to show"
+            return OfferRejected(pointer, detail)
+        if purpose.retired_at_ms is not None and now >= purpose.retired_at_ms:
+            return Refusal("purpose_retired", "the purpose is retired and takes no new consent", pointer)
         shown.setdefault(purpose.notice, []).append(key)
         offered.append(OfferedPurpose(key, "on" if preset else "off"))
-    if who is not None:
-        state = EMPTY if found.person is None else found.person.state
-        asked = tuple(sorted({key for key, _ in purposes}))
-        locked = locked_until(policy, state, asked, services.clock())
-        if locked is not None:
-            return AskLocked(locked)
-        command = Command(actor="system", component=component, asked=asked, method="offer", surface=surface)
-        recording = await record(services, workspace_id, command, (who,))
-        assert isinstance(recording, Recorded), "to have asked is refused for nothing"
-    now = services.clock() // 1000
     offer = Offer(
         workspace=str(workspace_id),
         id=str(services.new_id()),
@@ -92,11 +137,30 @@ async def issue(
         purposes=tuple(offered),
         surface=surface,
         language=language,
-        issued_at=now,
-        expires_at=now + LIFE_SECONDS,
+        issued_at=now // 1000,
+        expires_at=now // 1000 + LIFE_SECONDS,
     )
-    notices = tuple((key, policy.document.notices[key], tuple(keys)) for key, keys in shown.items())
-    return OfferIssued(sign_offer(services.keyring, offer), notices, language, offer.expires_at)
+    try:
+        token = sign_offer(services.keyring, offer)
+    except Invalid as error:
+        return OfferRejected("/purposes", str(error))
+    notices = tuple((key, policy.notices[key].version, tuple(keys)) for key, keys in shown.items())
+    return _Offered(token, notices, language, offer.expires_at)
+
+
+def _first(policy: CompiledPolicy, offered: _Offered) -> OfferIssued:
+    notices = tuple((key, policy.document.notices[key], purposes) for key, _, purposes in offered.notices)
+    return OfferIssued(offered.token, notices, offered.language, offered.expires_at)
+
+
+async def _again(services: Services, workspace_id: UUID, offered: _Offered) -> OfferIssued:
+    """The offer that was given before, with the texts of then: the policy may have others by now."""
+    notices = []
+    async with services.database.workspace("volenti_app", workspace_id) as connection:
+        for key, version, purposes in offered.notices:
+            published = await policies.publisher(connection, workspace_id, key, version)
+            notices.append((key, parse_document(published.document).notices[key], purposes))
+    return OfferIssued(offered.token, tuple(notices), offered.language, offered.expires_at, replayed=True)
 
 
 Presented: TypeAlias = ShownOffer | OfferRefused

@@ -11,7 +11,8 @@ import asyncio
 import hashlib
 import zlib
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from itertools import groupby, islice
 from uuid import UUID
@@ -142,6 +143,24 @@ class _Missed:
         self.number += 1
 
 
+_OF_A_ROW = ("22", "23", "54")
+"""Classes of SQLSTATE that say that the value, a constraint or a limit forbids the row."""
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Raise Unavailable for every error whose reason is not in what was to be written, as where the database is read-only."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except Exception as error:
+        state = getattr(error, "sqlstate", None) or getattr(error.__cause__, "sqlstate", None)
+        if (state is None and not isinstance(error, VolentiError)) or (state or "").startswith(_OF_A_ROW):
+            raise
+        raise Unavailable(f"the decision log takes no rows at the moment ({state or type(error).__name__})") from error
+
+
 class DecisionLog:
     """The queue of one process, and the one task that writes it, which runs while there is something to write.
 
@@ -221,26 +240,30 @@ class DecisionLog:
             self._task = None
 
     async def _write(self, rows: list[tuple[UUID, DecisionRow]]) -> None:
-        """Write rows, each workspace's in a transaction. Raises Unavailable; what can never be written becomes a gap."""
+        """Write rows, each workspace's in a transaction. Raises Unavailable; a row that can never be written becomes a gap."""
         refused: list[tuple[UUID, DecisionRow]] = []
         for workspace_id, group in groupby(sorted(rows, key=_workspace), key=_workspace):
             ours = [row for _, row in group]
-            try:
-                await self._insert(workspace_id, ours)
-            except Unavailable:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with these rows, all others must not wait behind them
-                log.error("decisions.refused", error=type(error).__name__, count=len(ours))
-                refused += [(workspace_id, row) for row in ours]
+            if not await self._insert(workspace_id, ours):
+                refused += [(workspace_id, row) for row in ours if not await self._insert(workspace_id, [row])]
         for workspace_id, row in refused:
             self._miss(workspace_id, row.evaluated_at)
 
-    async def _insert(self, workspace_id: UUID, rows: list[DecisionRow]) -> None:
+    async def _insert(self, workspace_id: UUID, rows: list[DecisionRow]) -> bool:
+        """Write rows together; False if one of them can never be written. Raises Unavailable."""
         try:
-            await self._insert_once(workspace_id, rows)
-        except LedgerDamaged:  # a day that was there is gone: retention dropped it, or somebody did
-            self._days.clear()
-            await self._insert_once(workspace_id, rows)
+            with _patient():
+                try:
+                    await self._insert_once(workspace_id, rows)
+                except LedgerDamaged:  # a day that was there is gone: retention dropped it, or somebody did
+                    self._days.clear()
+                    await self._insert_once(workspace_id, rows)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with these rows, all others must not wait behind them
+            log.error("decisions.refused", error=type(error).__name__, count=len(rows))
+            return False
+        return True
 
     async def _insert_once(self, workspace_id: UUID, rows: list[DecisionRow]) -> None:
         days = {row.evaluated_at.date() for row in rows} - self._days
@@ -259,8 +282,9 @@ class DecisionLog:
             self._gaps.append((workspace_id, Gap(gap_id, missed.from_at, missed.to_at, missed.number)))
         while self._gaps:
             workspace_id, gap = self._gaps[0]
-            async with self._database.workspace("volenti_app", workspace_id) as connection:
-                await decision_log.insert_gap(connection, workspace_id, gap)
+            with _patient():
+                async with self._database.workspace("volenti_app", workspace_id) as connection:
+                    await decision_log.insert_gap(connection, workspace_id, gap)
             self._gaps.popleft()
             log.error("decisions.gap", count=gap.number)
 

@@ -6,11 +6,14 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from volenti.core.data_subject import Identifier
+from volenti.core.policy.document import Channel, Key
+from volenti.core.policy.jurisdiction import is_jurisdiction
 from volenti.errors import Invalid
 from volenti.flows.clock import milliseconds
 
@@ -53,10 +56,12 @@ class _NativeSubject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _NativeEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As a write has it: a misspelt channel would be a refusal that binds nothing."""
+
     kind: Literal["grant", "deny", "withdraw", "object"]
-    purpose: str
-    channels: tuple[str, ...] = ()
-    notice: str | None = None
+    purpose: Key
+    channels: Annotated[tuple[Channel, ...], Meta(max_length=8)] = ()
+    notice: Annotated[str, Meta(pattern=r"^[a-z0-9_.-]{1,64}@[1-9][0-9]{0,8}(?!\n)$")] | None = None
     occurred_at: datetime | None = None
 
 
@@ -83,6 +88,12 @@ def native(lines: Iterable[bytes]) -> Iterator[Row | Unreadable]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             yield Unreadable(number, "the line is no JSON object of this form")
             continue
+        place = line.data_subject.jurisdiction
+        if place is not None and not is_jurisdiction(place):
+            yield Unreadable(
+                number, "the jurisdiction is no code of a country or of a part of one, such as DE or US-CA"
+            )
+            continue
         times = [event.occurred_at for event in line.events if event.occurred_at is not None]
         if any(at.tzinfo is None for at in times) or len(set(times)) > 1:
             yield Unreadable(
@@ -98,7 +109,8 @@ def native(lines: Iterable[bytes]) -> Iterator[Row | Unreadable]:
             *line.data_subject.identifiers,
         )
         choices = tuple(
-            ImportedChoice(event.kind, event.purpose, event.channels, event.notice) for event in line.events
+            ImportedChoice(event.kind, event.purpose, tuple(map(str, event.channels)), event.notice)
+            for event in line.events
         )
         yield Row(
             number,
@@ -107,7 +119,7 @@ def native(lines: Iterable[bytes]) -> Iterator[Row | Unreadable]:
             at,
             choices,
             (),
-            line.data_subject.jurisdiction,
+            place,
         )
 
 

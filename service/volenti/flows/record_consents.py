@@ -53,6 +53,8 @@ class Retry(msgspec.Struct, frozen=True):
     """Method and path."""
     body: bytes
     """The canonical body."""
+    beside: bytes = b""
+    """What the first answer said beside its entries, for the repetition to say again."""
 
 
 class RecordedEntry(msgspec.Struct, frozen=True):
@@ -74,6 +76,8 @@ class Recorded(msgspec.Struct, frozen=True):
     epoch: int
     holder: UUID | None = None
     replayed: bool = False
+    beside: bytes = b""
+    """Of a repetition: what the first request's `Retry` had in it."""
 
     @property
     def size(self) -> int:
@@ -98,6 +102,7 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
     data_subject: str | None
     entries: tuple[RecordedEntry, ...]
     holder: UUID | None = None
+    beside: bytes = b""
 
 
 async def record(
@@ -127,8 +132,7 @@ async def _record(
     ids: tuple[UUID, ...],
 ) -> Recording:
     if retry is not None:
-        mac = idempotency_mac(services.keyring.pepper, workspace_id.bytes, retry.credential_id.bytes, retry.key)
-        fingerprint = fingerprint_mac(services.keyring.pepper, workspace_id.bytes, retry.request, retry.body)
+        mac, fingerprint = _macs(services, workspace_id, retry)
     begun = boot_seconds()
     for round_number in range(ROUNDS):
         decided = await _decide(services, workspace_id, command, who, ids)
@@ -151,6 +155,7 @@ async def _record(
                 for (new, obstacle), pending in zip(decided.told(), item.entries, strict=True)
             ),
             item.holders[-1].holder,
+            b"" if retry is None else retry.beside,
         )
         if retry is not None:
             key = await services.workspace_key(workspace_id)
@@ -196,6 +201,20 @@ async def _record(
                 if boot_seconds() - begun > ROUNDS_SECONDS:
                     break
     raise Unavailable("this person is being written by others at the same moment; try again")
+
+
+async def first_answer(services: Services, workspace_id: UUID, retry: Retry) -> Recorded | KeyMisused | None:
+    """What a request with this key was answered before; None: there was none."""
+    return await _answered(services, workspace_id, retry.credential_id, *_macs(services, workspace_id, retry))
+
+
+def _macs(services: Services, workspace_id: UUID, retry: Retry) -> tuple[bytes, bytes]:
+    """What stands for the key, and for the request, in the database."""
+    pepper = services.keyring.pepper
+    return (
+        idempotency_mac(pepper, workspace_id.bytes, retry.credential_id.bytes, retry.key),
+        fingerprint_mac(pepper, workspace_id.bytes, retry.request, retry.body),
+    )
 
 
 async def rehearse(
@@ -485,7 +504,9 @@ async def _opened(
     answer = _decode_answer(
         open_sealed(key, sealed, answer_context(workspace_id.bytes, credential_id.bytes, mac, fingerprint))
     )
-    return Recorded(answer.data_subject, answer.entries, first_index, epoch, answer.holder, replayed=True)
+    return Recorded(
+        answer.data_subject, answer.entries, first_index, epoch, answer.holder, replayed=True, beside=answer.beside
+    )
 
 
 def answer_to_store(entry: RecordedEntry) -> bytes:

@@ -69,7 +69,7 @@ class Services:
         """The policy that was in force when the ground was read, compiled; None if none was."""
         if ground.policy_version is None or ground.policy_activation is None:
             return None
-        key = Key(workspace_id, ground.policy_version, ground.policy_activation)
+        key = Key(workspace_id, ground.policy_version, ground.policy_activation, ground.epoch)
         return await self._compiled(key, milliseconds(ground.at))
 
     async def policy_in_force(
@@ -83,7 +83,7 @@ class Services:
             found = await policies.in_force(connection, workspace_id, instant(at_ms), instant(known_at_ms))
         if found is None:
             return None
-        key = Key(workspace_id, found.activation.version, found.activation.number, found.known)
+        key = Key(workspace_id, found.activation.version, found.activation.number, found.epoch, found.known)
         return key.version, await self._compiled(key, at_ms)
 
     async def _compiled(self, key: Key, at_ms: int) -> CompiledPolicy:

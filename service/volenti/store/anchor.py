@@ -10,13 +10,25 @@ import asyncio
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from volenti.errors import Invalid, Unavailable
 from volenti.store.durable import make_folder, sync_folder
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 5.0
+"""How long one call may take altogether: a store that does not answer is one that failed."""
+THREADS = 4
+"""A store's own: one that hangs must not hold those that write the journal or compile a policy."""
+LOCK_SECONDS = 4.0
+"""How long a writer waits for another one, which may have been stopped while it held the lock."""
+_LOCK_PAUSE = 0.01
 
 
 class AnchorStore(Protocol):
@@ -64,27 +76,29 @@ class FileAnchor:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="anchor")
 
     async def read(self, origin: str) -> str | None:
-        try:
-            return await asyncio.to_thread(self._read, origin)
-        except OSError as error:
-            raise Unavailable(f"the anchor cannot be read: {error.strerror}") from error
+        return await self._ask("read", lambda: self._read(origin))
 
     async def swap(self, origin: str, old: str | None, new: str) -> bool:
-        try:
-            return await asyncio.shield(asyncio.to_thread(self._swap, origin, old, new))
-        except OSError as error:
-            raise Unavailable(f"the anchor cannot be written: {error.strerror}") from error
+        return await self._ask("written", lambda: self._swap(origin, old, new))
 
     async def check(self) -> None:
-        try:
-            await asyncio.to_thread(self._check)
-        except OSError as error:
-            raise Unavailable(f"the anchor cannot be written: {error.strerror}") from error
+        await self._ask("written", self._check)
 
     def close(self) -> None:
-        """Nothing is held between calls."""
+        self._threads.shutdown(wait=False)
+
+    async def _ask(self, doing: str, call: Callable[[], T]) -> T:
+        """Run a call in a thread. One that is given up may still take effect: who asked starts over by reading."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except TimeoutError as error:
+            raise Unavailable(f"the anchor cannot be {doing}: its folder does not answer") from error
+        except OSError as error:
+            raise Unavailable(f"the anchor cannot be {doing}: {error.strerror}") from error
 
     def _check(self) -> None:
         make_folder(self._folder)
@@ -115,10 +129,23 @@ class FileAnchor:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One writer at a time, also among processes; the lock ends with its process."""
+        """One writer at a time, also among processes; the lock ends with its process. Raises Unavailable after LOCK_SECONDS."""
         descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise Unavailable("the anchor cannot be written: another process holds its lock") from None
+            time.sleep(_LOCK_PAUSE)
+        else:
+            return

@@ -10,14 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from volenti.errors import Invalid, Unavailable, VolentiError
-from volenti.store.anchor import file_name
+from volenti.store.anchor import ANSWER_SECONDS, THREADS, file_name
 
 T = TypeVar("T")
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 3.0
-ANSWER_SECONDS = 5.0
-"""How long one call may take altogether, credentials included: a store that does not answer is one that failed."""
-THREADS = 4
 
 LOST = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey")
 """What a conditional write is told that came too late: 412; 409; 404 where the object went away meanwhile."""
@@ -32,7 +29,6 @@ class S3Anchor:
     def __init__(self, bucket: str, prefix: str, endpoint: str | None = None) -> None:
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self._client = _client(endpoint)
-        # Threads of its own: a store that hangs must not hold those that write the journal.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="anchor")
 
     async def read(self, origin: str) -> str | None:

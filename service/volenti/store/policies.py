@@ -34,10 +34,11 @@ class Activation(msgspec.Struct, frozen=True):
 
 
 class InForce(msgspec.Struct, frozen=True):
-    """The activation that decides at an instant, and how many activations were known."""
+    """The activation that decides at an instant, how many activations were known, and the deployment's epoch."""
 
     activation: Activation
     known: int
+    epoch: int
 
 
 _COLUMNS = "version, hash, document, source, published_at, entry_id"
@@ -108,13 +109,13 @@ async def in_force(
     Relies on the index `policy_activation_in_force`. `find_states` gives the same for the present.
     """
     row = await connection.fetchrow(
-        f"SELECT k.known, {_ACTIVATION} FROM (SELECT max(b.number) AS known FROM policy_activation b"
+        f"SELECT k.known, (SELECT epoch FROM deployment), {_ACTIVATION} FROM (SELECT max(b.number) AS known FROM policy_activation b"
         " WHERE b.workspace_id = $1 AND ($3::timestamptz IS NULL OR b.recorded_at <= $3)) k"
         " CROSS JOIN LATERAL (SELECT * FROM policy_activation a WHERE a.workspace_id = $1 AND a.active_from <= $2"
         " AND a.number <= k.known ORDER BY a.active_from DESC, a.number DESC LIMIT 1) f",
         workspace_id, at, known_at,
     )  # fmt: skip
-    return None if row is None else InForce(Activation(*row[1:]), row[0])
+    return None if row is None else InForce(Activation(*row[2:]), *row[:2])
 
 
 async def now(connection: Connection) -> datetime:
