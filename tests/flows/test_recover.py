@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,7 +24,7 @@ from volenti.core.data_subject import Identifier
 from volenti.core.decision import Decision, Deny, Question
 from volenti.core.ledger import checkpoint, note
 from volenti.core.policy.document import Action, Channel
-from volenti.errors import Invalid, Unavailable
+from volenti.errors import Invalid, LedgerDamaged, Unavailable
 from volenti.flows.check_policy import Asked, Checked, check
 from volenti.flows.create_workspace import create
 from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, guard_log, read_journal
@@ -34,11 +34,12 @@ from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Retry, record
 from volenti.flows.recover import recover
 from volenti.flows.services import Services
-from volenti.flows.sign_checkpoint import sign
+from volenti.flows.sign_checkpoint import Checkpointer, sign
 from volenti.flows.verify_ledger import verify
 from volenti.settings import Settings
 from volenti.store import ledger, schema
 from volenti.store.anchor import AnchorStore
+from volenti.store.database import Database
 from volenti.store.embedded import Embedded
 
 _numbers = itertools.count()
@@ -352,7 +353,7 @@ async def test_a_log_that_is_signed_for_the_first_time_while_a_guard_looks_stays
             await sign(other, workspace)
 
         anchor = Interrupted(services.anchor, **{moment: another_replica})
-        standing = await guard_log(replace(services, anchor=anchor), workspace)
+        _, standing = await guard_log(replace(services, anchor=anchor), workspace)
 
         assert isinstance(standing, Agrees)
         await choose(services, workspace, "anna", "grant")  # not frozen
@@ -373,8 +374,154 @@ async def test_a_log_that_is_recovered_while_a_guard_looks_stays_active(place: P
             await recover(other, [])
 
         anchor = Interrupted(services.anchor, after=another_replica)
-        assert isinstance(await guard_log(replace(services, anchor=anchor), workspace), Agrees)
+        _, standing = await guard_log(replace(services, anchor=anchor), workspace)
+        assert isinstance(standing, Agrees)
         await choose(services, workspace, "anna", "grant")
+
+
+async def rolled_back(place: Place) -> UUID:
+    """A workspace whose log is behind its anchor: an old backup was put back."""
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    return workspace
+
+
+async def unanchored(place: Place) -> UUID:
+    """A workspace whose anchor was lost."""
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
+    place.anchor = f"{place.anchor}/lost"
+    return workspace
+
+
+async def states(services: Services, workspace: UUID) -> list[str]:
+    async with services.database.workspace("volenti_app", workspace) as connection:
+        return [head.state for head in await ledger.logs(connection, workspace)]
+
+
+class Between:
+    """A database that lets another replica work before a signer's second transaction."""
+
+    def __init__(self, database: Database, step: Step) -> None:
+        self._database, self._step, self._begun = database, step, 0
+
+    @asynccontextmanager
+    async def workspace(self, role: Any, workspace_id: UUID) -> AsyncIterator[Any]:
+        self._begun += 1
+        if self._begun == 2:
+            await self._step()
+        async with self._database.workspace(role, workspace_id) as connection:
+            yield connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+async def test_a_log_that_was_recovered_since_a_signer_examined_the_old_one_stays_active(place: Place) -> None:
+    workspace = await rolled_back(place)
+    async with place.services() as services, place.services() as other:
+
+        async def another_replica() -> None:
+            await recover(other, [])
+
+        database: Any = Between(services.database, another_replica)
+        with pytest.raises(LedgerDamaged):
+            await sign(replace(services, database=database), workspace)
+
+        assert await states(services, workspace) in (["frozen"], ["sealed", "active"])
+
+
+async def test_a_recovery_while_a_signer_examines_waits_for_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = await rolled_back(place)
+    async with place.services() as services, place.services() as other:
+        read = ledger.head_and_frontier
+
+        async def late(*arguments: Any) -> Any:
+            monkeypatch.setattr(ledger, "head_and_frontier", read)
+            with suppress(Unavailable):
+                await recover(other, [])
+            return await read(*arguments)
+
+        monkeypatch.setattr(ledger, "head_and_frontier", late)
+        with pytest.raises(LedgerDamaged):
+            await sign(services, workspace)
+
+        assert await states(services, workspace) == ["frozen"]
+        await recover(other, [])
+        assert await states(services, workspace) == ["sealed", "active"]
+
+
+async def test_a_head_that_is_accepted_beside_a_serving_replica_stays_accepted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = await unanchored(place)
+    async with place.services() as services, place.services() as other:
+        await guard(services)
+
+        async def late(*arguments: Any, **options: Any) -> Any:
+            await Checkpointer(other).sign_all()
+            return await sign(*arguments, **options)
+
+        monkeypatch.setattr("volenti.flows.recover.sign", late)
+        await recover(services, [], accept_head=["shop"])
+        await Checkpointer(other).sign_all()
+
+        assert await states(services, workspace) == ["active"]
+        assert await reason(services, workspace, "anna") == "consent.granted"
+
+
+async def test_a_head_that_is_accepted_while_a_guard_looks_stays_accepted(place: Place) -> None:
+    workspace = await unanchored(place)
+    async with place.services() as services, place.services() as other:
+        assert services.anchor is not None
+
+        async def another_replica() -> None:
+            await recover(other, [], accept_head=["shop"])
+
+        anchor = Interrupted(services.anchor, after=another_replica)
+        _, standing = await guard_log(replace(services, anchor=anchor), workspace)
+
+        assert isinstance(standing, Agrees)
+        assert await states(services, workspace) == ["active"]
+
+
+class Unwritable(Interrupted):
+    """An anchor that can be read only."""
+
+    async def swap(self, origin: str, old: str | None, new: str) -> bool:
+        raise Unavailable("the anchor cannot be written")
+
+
+async def test_a_head_that_cannot_be_anchored_is_not_accepted(place: Place) -> None:
+    workspace = await unanchored(place)
+    async with place.services() as services:
+        assert services.anchor is not None
+        await guard(services)
+
+        with pytest.raises(Unavailable, match="cannot be written"):
+            await recover(replace(services, anchor=Unwritable(services.anchor)), [], accept_head=["shop"])
+
+        assert await states(services, workspace) == ["frozen"]
+        (done,) = await recover(services, [], accept_head=["shop"])
+        assert done.how == "head_accepted"
+
+
+async def test_a_recovery_says_that_it_could_not_sign(place: Place) -> None:
+    workspace = await rolled_back(place)
+    async with place.services() as services:
+        assert services.anchor is not None
+
+        with pytest.raises(Unavailable, match="could not be signed yet"):
+            await recover(replace(services, anchor=Unwritable(services.anchor)), [])
+
+        assert await states(services, workspace) == ["sealed", "active"]
 
 
 async def test_an_edited_anchor_freezes_the_log(place: Place) -> None:

@@ -15,7 +15,7 @@ from volenti.core.ledger.tile import nodes_from, tiles_of, width_of
 from volenti.errors import LedgerDamaged, NotFound, Unavailable, VerificationError
 from volenti.flows.services import Services
 from volenti.store import journal, ledger
-from volenti.store.database import Connection
+from volenti.store.database import Connection, Turn, take_turn
 from volenti.store.journal import Line
 from volenti.store.ledger import Head, StoredCheckpoint
 
@@ -165,15 +165,28 @@ async def guard(services: Services, lines: Iterable[Line] = ()) -> dict[str, Sta
         heads = await ledger.heads(connection)
     for head in heads:
         if head.state == "active":
-            standings[head.origin] = await guard_log(services, head.workspace_id, known)
+            standings[head.origin] = (await guard_log(services, head.workspace_id, known))[1]
     return standings
 
 
-async def guard_log(services: Services, workspace_id: UUID, lines: Iterable[Line] = ()) -> Standing:
-    """The same for one workspace's newest log."""
+async def guard_log(services: Services, workspace_id: UUID, lines: Iterable[Line] = ()) -> tuple[Head, Standing]:
+    """The same for one workspace's newest log: its head, and how that stands.
+
+    Nothing is frozen but in the turn of who signs and who recovers: a log that is recovered meanwhile is looked at again.
+    """
+    known = list(lines)
     async with services.database.workspace("volenti_signer", workspace_id) as connection:
-        anchored, head = await anchored_head(services, connection, workspace_id)
-        standing = await examine(services, connection, anchored, head, lines)
+        head, standing = await _standing(services, connection, workspace_id, known)
+        if not isinstance(standing, Agrees):
+            await take_turn(connection, Turn.SIGN, str(workspace_id))
+            head, standing = await _standing(services, connection, workspace_id, known)
         if not isinstance(standing, Agrees):
             await ledger.freeze(connection, workspace_id, head.log_id)
-    return standing
+    return head, standing
+
+
+async def _standing(
+    services: Services, connection: Connection, workspace_id: UUID, lines: Iterable[Line]
+) -> tuple[Head, Standing]:
+    anchored, head = await anchored_head(services, connection, workspace_id)
+    return head, await examine(services, connection, anchored, head, lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -22,16 +22,17 @@ from volenti.core.data_subject import (
     ProcessingRestricted,
     evolve,
 )
-from volenti.errors import Conflict, Invalid, NotFound
+from volenti.errors import Conflict, Invalid, NotFound, Unavailable
 from volenti.flows.administer import Change, change
 from volenti.flows.clock import instant
 from volenti.flows.find_data_subject import Person, open_person
-from volenti.flows.keep_anchor import Agrees, Contradicts, Standing, Unanchored, anchored_head, examine
+from volenti.flows.keep_anchor import Agrees, Contradicts, Standing, Unanchored, guard_log
 from volenti.flows.seal_entries import sealed_entries, sealed_state
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import sign
 from volenti.keys.sealer import NONCE_BYTES, holder_key_context, seal
 from volenti.store import credentials, data_subjects, ledger, workspaces
+from volenti.store.database import Turn, take_turn
 from volenti.store.journal import Line
 from volenti.store.ledger import Head, IdentifierChange, Item, NewHolder, PendingHolder
 
@@ -61,9 +62,7 @@ async def recover(services: Services, lines: Sequence[Line], *, accept_head: Col
         known = await workspaces.names(connection)
     done = []
     for workspace in known:
-        async with services.database.workspace("volenti_signer", workspace.workspace_id) as connection:
-            anchored, head = await anchored_head(services, connection, workspace.workspace_id)
-            standing = await examine(services, connection, anchored, head, lines)
+        head, standing = await guard_log(services, workspace.workspace_id, lines)
         if head.state == "frozen" or not isinstance(standing, Agrees):
             done.append(
                 await _recover(services, workspace.name, head, standing, lines, accept=workspace.name in accept_head)
@@ -75,48 +74,51 @@ async def _recover(
     services: Services, name: str, head: Head, standing: Standing, lines: Sequence[Line], *, accept: bool
 ) -> Recovered:
     match standing:
-        case Agrees():
-            return await _take_up(services, name, head, "thawed", {})
-        case Unanchored():
-            if not accept:
-                raise Invalid(
-                    f"nothing is anchored for {head.origin}: if its {head.size} entries are all that there ever were, say so with --accept-head {name}"
-                )
-            return await _take_up(services, name, head, "head_accepted", {"size": head.size, "root": head.root.hex()})
+        case Agrees() if not accept:
+            return await _take_up(services, name, head, "thawed")
+        case Unanchored() if not accept:
+            raise Invalid(
+                f"nothing is anchored for {head.origin}: if its {head.size} entries are all that there ever were, say so with --accept-head {name}"
+            )
+        case Agrees() | Unanchored():
+            # Anchored while it is frozen still: whoever looks at it once it is open finds an anchor.
+            await sign(services, head.workspace_id, unanchored=True, wait=True)
+            return await _take_up(services, name, head, "head_accepted")
         case Contradicts():
             return await _begin_anew(services, name, head, standing, lines)
 
 
-async def _take_up(services: Services, name: str, head: Head, how: str, payload: dict[str, Any]) -> Recovered:
+async def _take_up(services: Services, name: str, head: Head, how: Literal["thawed", "head_accepted"]) -> Recovered:
     """Let a frozen log go on as it is, with an entry that says so."""
-    await _freeze(services, head)
     async with change(services, head.workspace_id) as transaction:
+        frozen = await _in_turn(transaction, head)
         log_id = await ledger.open_log(transaction.connection, head.workspace_id, head.origin)
         epoch = await workspaces.epoch(transaction.connection)
-        await transaction.record(
-            f"log.{how}", {"origin": head.origin, **payload}, entry_id=services.new_id(), log_id=log_id
-        )
-    await sign(services, head.workspace_id, unanchored=how == "head_accepted")
+        payload: dict[str, Any] = {"origin": head.origin}
+        if how == "head_accepted":
+            payload.update(size=frozen.size, root=frozen.root.hex())
+        await transaction.record(f"log.{how}", payload, entry_id=services.new_id(), log_id=log_id)
+    await _sign(services, head.workspace_id, head.origin)
     return Recovered(name, how, head.origin, 0, epoch)
 
 
 async def _begin_anew(
     services: Services, name: str, head: Head, standing: Contradicts, lines: Sequence[Line]
 ) -> Recovered:
-    await _freeze(services, head)
     workspace_key = await services.workspace_key(head.workspace_id)
     base = "/".join(head.origin.split("/")[:2])
     origin = f"{base}/{head.log_id + 1}"
     ours = [line for line in lines if line.origin == base or line.origin.startswith(f"{base}/")]
     async with change(services, head.workspace_id) as transaction:
         connection = transaction.connection
+        frozen = await _in_turn(transaction, head)
         log_id = await ledger.open_log(connection, head.workspace_id, origin)
         epoch = await workspaces.raise_epoch(connection)
         payload: dict[str, Any] = {
             "from": head.origin,
             "how": standing.how,
-            "size": head.size,
-            "root": head.root.hex(),
+            "size": frozen.size,
+            "root": frozen.root.hex(),
             "epoch": epoch,
         }
         if standing.anchored is not None:
@@ -124,14 +126,28 @@ async def _begin_anew(
         await transaction.record("log.recovered", payload, entry_id=services.new_id(), log_id=log_id)
         replayed = await _Replay(transaction, log_id, workspace_key).run(ours)
     # Committed: the restrictions are in effect, and only now does the workspace permit anything again.
-    await sign(services, head.workspace_id)
+    await _sign(services, head.workspace_id, origin)
     return Recovered(name, standing.how, origin, replayed, epoch)
 
 
-async def _freeze(services: Services, head: Head) -> None:
-    if head.state == "active":
-        async with services.database.workspace("volenti_signer", head.workspace_id) as connection:
-            await ledger.freeze(connection, head.workspace_id, head.log_id)
+async def _in_turn(transaction: Change, head: Head) -> Head:
+    """Keep all who sign and guard away from the log until the transaction ends; the head at which it was frozen.
+
+    Raises Conflict if it is frozen no more: another process recovers too.
+    """
+    await take_turn(transaction.connection, Turn.SIGN, str(transaction.workspace_id))
+    now = await ledger.head(transaction.connection, transaction.workspace_id)
+    if now.log_id != head.log_id or now.state != "frozen":
+        raise Conflict(f"another process recovered {head.origin} at the same moment; run it again to see how it stands")
+    return now
+
+
+async def _sign(services: Services, workspace_id: UUID, origin: str) -> None:
+    """Sign and anchor a log that was opened. Raises Unavailable if that failed: the service tries it again at its next pass."""
+    try:
+        await sign(services, workspace_id, wait=True)
+    except Unavailable as error:
+        raise Unavailable(f"{origin} was recovered and goes on, but could not be signed yet: {error}") from error
 
 
 class _Replay:

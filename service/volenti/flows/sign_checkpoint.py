@@ -12,10 +12,10 @@ from volenti.core.ledger.checkpoint import TreeHead
 from volenti.core.ledger.merkle import TreeSize
 from volenti.errors import LedgerDamaged, Unavailable, VerificationError, VolentiError
 from volenti.flows.clock import milliseconds
-from volenti.flows.keep_anchor import Contradicts, Unanchored, anchored_head, examine, fetch, move_on
+from volenti.flows.keep_anchor import Anchored, Contradicts, Unanchored, anchored_head, examine, fetch, move_on
 from volenti.flows.services import Services
 from volenti.store import ledger
-from volenti.store.database import Connection, Turn, translated, try_turn
+from volenti.store.database import Connection, Turn, take_turn, translated, try_turn
 from volenti.store.ledger import Head, StoredCheckpoint
 
 EVERY_SECONDS = 0.2
@@ -25,29 +25,49 @@ SIGNER_SECONDS = 5.0
 log = structlog.get_logger()
 
 
-async def sign(services: Services, workspace_id: UUID, *, unanchored: bool = False) -> StoredCheckpoint | None:
+async def sign(
+    services: Services, workspace_id: UUID, *, unanchored: bool = False, wait: bool = False
+) -> StoredCheckpoint | None:
     """Sign the workspace's committed head and anchor it, unless that is done already; returns the newest checkpoint.
 
-    `unanchored`: an operator accepted the head of a log whose anchor is lost. Returns None if another process is signing this log at the moment. Raises LedgerDamaged, after freezing the log, if the head
+    `unanchored`: an operator accepted the head of a log whose anchor is lost. Returns None if another process is signing
+    this log at the moment, unless it is to `wait` for it. Raises LedgerDamaged, after freezing the log, if the head
     contradicts an earlier checkpoint, its anchor or itself; Unavailable if the signer or the anchor fails.
     """
+    async with services.database.workspace("volenti_signer", workspace_id) as connection:
+        with translated("signing a checkpoint"):
+            if wait:
+                await take_turn(connection, Turn.SIGN, str(workspace_id))
+            elif not await try_turn(connection, Turn.SIGN, str(workspace_id)):
+                return None
+            signed = await _signed_or_frozen(services, connection, workspace_id, unanchored=unanchored)
+    if isinstance(signed, LedgerDamaged):
+        raise signed
+    return signed
+
+
+async def _signed_or_frozen(
+    services: Services, connection: Connection, workspace_id: UUID, *, unanchored: bool
+) -> StoredCheckpoint | LedgerDamaged:
+    """The checkpoint; or what is wrong with the log, which is frozen when the transaction commits.
+
+    It is frozen within the turn in which it was examined: nobody recovers it in between.
+    """
+    anchored, seen = await anchored_head(services, connection, workspace_id)
+    await connection.execute("SAVEPOINT examined")
     try:
-        async with services.database.workspace("volenti_signer", workspace_id) as connection:
-            with translated("signing a checkpoint"):
-                if not await try_turn(connection, Turn.SIGN, str(workspace_id)):
-                    return None
-                return await _sign(services, connection, workspace_id, unanchored=unanchored)
-    except LedgerDamaged:
-        async with services.database.workspace("volenti_signer", workspace_id) as connection:
-            await ledger.freeze(connection, workspace_id, (await ledger.head(connection, workspace_id)).log_id)
-        raise
+        return await _sign(services, connection, anchored, seen, unanchored=unanchored)
+    except LedgerDamaged as damaged:
+        await connection.execute("ROLLBACK TO SAVEPOINT examined")
+        await ledger.freeze(connection, workspace_id, seen.log_id)
+        return damaged
 
 
 async def _sign(
-    services: Services, connection: Connection, workspace_id: UUID, *, unanchored: bool
+    services: Services, connection: Connection, anchored: Anchored, seen: Head, *, unanchored: bool
 ) -> StoredCheckpoint:
-    anchored, _ = await anchored_head(services, connection, workspace_id)
-    head, frontier = await ledger.head_and_frontier(connection, workspace_id)
+    workspace_id = seen.workspace_id
+    head, frontier = await ledger.head_and_frontier(connection, workspace_id, seen.log_id)
     before = await ledger.checkpoint(connection, workspace_id, head.log_id)
     standing = await examine(services, connection, anchored, head)
     match standing:
