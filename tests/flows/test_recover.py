@@ -24,12 +24,14 @@ from volenti.core.data_subject import Identifier
 from volenti.core.decision import Decision, Deny, Question
 from volenti.core.ledger import checkpoint, note
 from volenti.core.policy.document import Action, Channel
+from volenti.core.policy.starter import starter_policy
 from volenti.errors import Invalid, LedgerDamaged, Unavailable
-from volenti.flows.check_policy import Asked, Checked, check
+from volenti.flows.check_policy import Asked, Checked, Consistency, check
 from volenti.flows.create_workspace import create
 from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, guard_log, read_journal
 from volenti.flows.manage_credentials import Authenticator, issue, revoke
 from volenti.flows.open_services import opened
+from volenti.flows.publish_policy import Published, publish
 from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Retry, record
 from volenti.flows.recover import recover
@@ -608,3 +610,58 @@ async def test_a_decision_in_a_frozen_workspace_says_nothing_of_the_person(place
 
         assert isinstance(decision, Deny)
         assert [given.event for given in decision.reasons] == [None]
+
+
+async def test_a_retry_after_a_recovery_names_the_log_that_its_entry_stands_in(place: Place) -> None:
+    retry = Retry(UUID(int=7), "key", "POST /v1/consents", b"{}")
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        for person in ("bela", "cora", "dora"):
+            await choose(services, workspace, person, "grant")
+        first = await choose(services, workspace, "anna", "withdraw", retry=retry)
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "erik", "grant")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    async with place.services() as services:
+        await recover(services, read_journal(services))
+    async with place.services() as services:  # another process: it remembers no line
+        again = await choose(services, workspace, "anna", "withdraw", retry=retry)
+
+        assert again.replayed
+        assert [entry.entry for entry in again.entries] == [entry.entry for entry in first.entries]
+        asked = Asked(Identifier("id", "bela"), QUESTION, Consistency("at_least", again.epoch, again.size))
+        (answered,) = await check(services, workspace, [asked], deadline_ms=5000)
+        assert isinstance(answered, Checked)
+        assert answered.decision.reasons[0].reason.code == "consent.granted"
+        assert {(line.origin, line.index) for line in read_journal(services)} == {
+            ("localhost/shop", first.first_index + len(first.entries) - 1)
+        }
+    async with place.services() as services:
+        assert isinstance((await guard(services, read_journal(services)))["localhost/shop/2"], Agrees)
+
+
+async def test_a_policy_that_is_published_again_after_a_recovery_is_answered_with_a_revision_that_can_be_seen(
+    place: Place,
+) -> None:
+    retry = Retry(UUID(int=7), "key", "POST /v1/policies", b"{}")
+    text = starter_policy("shop").replace("shop", "the shop", 1)
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        for person in ("anna", "bela", "cora"):
+            await choose(services, workspace, person, "grant")
+        await publish(services, workspace, text, retry=retry)
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "erik", "grant")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    async with place.services() as services:
+        await recover(services, read_journal(services))
+
+        again = await publish(services, workspace, text, retry=retry)
+
+        assert isinstance(again, Published)
+        async with services.database.workspace("volenti_app", workspace) as connection:
+            assert again.size == (await ledger.head(connection, workspace)).size
