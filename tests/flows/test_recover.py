@@ -274,6 +274,57 @@ async def test_a_withdrawal_that_was_acknowledged_after_the_last_anchor_is_found
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
 
 
+class Switched:
+    """The database of a running replica, which another one takes the place of: a failover, or a restore."""
+
+    def __init__(self, database: Database) -> None:
+        self.now = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.now, name)
+
+
+def replica(services: Services) -> tuple[Services, Switched]:
+    database: Any = Switched(services.database)
+    return replace(services, database=database), database
+
+
+@pytest.mark.parametrize("known", ["written", "read at its start"])
+async def test_a_lost_withdrawal_is_found_by_a_running_replica_before_it_signs(place: Place, known: str) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "anna", "withdraw")  # acknowledged, and not anchored yet
+        async with place.services() as other:
+            await guard(other, read_journal(other))
+            running, database = replica(services if known == "written" else other)
+            await place.put_back(backup)
+            async with place.services() as restored:
+                database.now = restored.database
+                await choose(restored, workspace, "bela", "grant")
+
+                with pytest.raises(LedgerDamaged, match="journal_ahead"):
+                    await sign(running, workspace)
+                assert await reason(restored, workspace, "anna") == "system.restoring"
+
+
+async def test_a_lost_withdrawal_of_a_log_that_was_never_signed_is_found_by_the_journal(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+    backup = await place.back_up()
+    async with place.services() as services:
+        await choose(services, workspace, "anna", "withdraw")
+    await place.put_back(backup)
+
+    async with place.services() as services:
+        assert await guard(services, read_journal(services)) == {"localhost/shop": Contradicts("journal_ahead", None)}
+        await recover(services, read_journal(services))
+        assert await reason(services, workspace, "anna") == "consent.withdrawn"
+
+
 @OVER_BOTH_STORES
 async def test_a_log_without_an_anchor_is_taken_up_only_when_an_operator_says_so_and_that_is_recorded(
     place: Place,

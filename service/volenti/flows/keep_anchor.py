@@ -74,15 +74,16 @@ async def examine(
     anchored = seen.note
     if services.anchor is None:
         return Agrees(None)
-    if anchored is None:
-        return Unanchored() if seen.due else Agrees(None)  # a log that was never signed is about to be anchored
-    try:
-        known = checkpoint.verify(anchored, [note.parse_vkey(services.signer.vkey(head.origin))])
-    except VerificationError:
-        return Contradicts("anchor_altered", anchored)
-    committed = TreeHead(head.origin, TreeSize(head.size), head.root)
-    if how := witness.objection(known, committed, await _proof(connection, head, known)):
-        return Contradicts(how, anchored)
+    if anchored is None and seen.due:
+        return Unanchored()
+    if anchored is not None:  # a log that was never signed is about to be anchored
+        try:
+            known = checkpoint.verify(anchored, [note.parse_vkey(services.signer.vkey(head.origin))])
+        except VerificationError:
+            return Contradicts("anchor_altered", anchored)
+        committed = TreeHead(head.origin, TreeSize(head.size), head.root)
+        if how := witness.objection(known, committed, await _proof(connection, head, known)):
+            return Contradicts(how, anchored)
     newest = max(
         (line for line in lines if line.origin == head.origin and line.index >= 0),
         key=lambda line: line.index,
@@ -160,6 +161,8 @@ async def guard(services: Services, lines: Iterable[Line] = ()) -> dict[str, Sta
     A frozen log takes no entries, and checks of its workspace deny `system.restoring`, until `volenti recover`.
     """
     known = list(lines)
+    if services.journal is not None:
+        services.journal.learn(known)  # what the database has to hold from now on
     standings: dict[str, Standing] = {}
     async with services.database.connection("volenti_signer") as connection:
         heads = await ledger.heads(connection)

@@ -69,7 +69,8 @@ async def _sign(
     workspace_id = seen.workspace_id
     head, frontier = await ledger.head_and_frontier(connection, workspace_id, seen.log_id)
     before = await ledger.checkpoint(connection, workspace_id, head.log_id)
-    standing = await examine(services, connection, anchored, head)
+    newest = None if services.journal is None else services.journal.newest(head.origin)
+    standing = await examine(services, connection, anchored, head, [] if newest is None else [newest])
     match standing:
         case Contradicts(how=how):
             raise LedgerDamaged(
