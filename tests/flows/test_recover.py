@@ -26,6 +26,7 @@ from volenti.core.ledger import checkpoint, note
 from volenti.core.policy.document import Action, Channel
 from volenti.core.policy.starter import starter_policy
 from volenti.errors import Invalid, LedgerDamaged, Unavailable
+from volenti.flows import sign_checkpoint
 from volenti.flows.check_policy import Asked, Checked, Consistency, check
 from volenti.flows.create_workspace import create
 from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, guard_log, read_journal
@@ -287,6 +288,46 @@ class Switched:
 def replica(services: Services) -> tuple[Services, Switched]:
     database: Any = Switched(services.database)
     return replace(services, database=database), database
+
+
+@pytest.mark.parametrize("person", ["anna", "bela"])
+async def test_a_running_replica_finds_that_another_database_stands_in_the_place_of_its_own(
+    place: Place, monkeypatch: pytest.MonkeyPatch, person: str
+) -> None:
+    """A fork of the same size, and a log that is behind and that nobody writes."""
+    monkeypatch.setattr(sign_checkpoint, "EXAMINED_SECONDS", 3600.0)
+    async with place.services() as services:
+        running, database = replica(services)
+        checkpointer = Checkpointer(running)
+        workspace = await create(services, "shop")
+        backup = await place.back_up()
+        await choose(services, workspace, "anna", "grant")
+        await checkpointer.sign_all()
+        await place.put_back(backup)
+        async with place.services() as restored:
+            database.now = restored.database
+            if person == "bela":  # of the same size
+                await choose(restored, workspace, "bela", "grant")
+
+            await checkpointer.sign_all()
+
+            assert await states(restored, workspace) == ["frozen"]
+
+
+async def test_a_log_that_nobody_writes_is_examined_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        checkpointer = Checkpointer(services)
+        await checkpointer.sign_all()
+        (file,) = (place.folder / "anchor").glob("*.checkpoint")
+        file.unlink()
+
+        await checkpointer.sign_all()
+        assert await states(services, workspace) == ["active"]  # not at each pass
+        monkeypatch.setattr(sign_checkpoint, "EXAMINED_SECONDS", 0.0)
+        await checkpointer.sign_all()
+
+        assert await states(services, workspace) == ["frozen"]
 
 
 @pytest.mark.parametrize("known", ["written", "read at its start"])

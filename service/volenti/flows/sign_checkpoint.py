@@ -11,7 +11,7 @@ from volenti.core.ledger import checkpoint, merkle, note
 from volenti.core.ledger.checkpoint import TreeHead
 from volenti.core.ledger.merkle import TreeSize
 from volenti.errors import LedgerDamaged, Unavailable, VerificationError, VolentiError
-from volenti.flows.clock import milliseconds
+from volenti.flows.clock import boot_seconds, milliseconds
 from volenti.flows.keep_anchor import Anchored, Contradicts, Unanchored, anchored_head, examine, fetch, move_on
 from volenti.flows.services import Services
 from volenti.store import ledger
@@ -19,6 +19,10 @@ from volenti.store.database import Connection, Turn, take_turn, translated, try_
 from volenti.store.ledger import Head, StoredCheckpoint
 
 EVERY_SECONDS = 0.2
+EXAMINED_SECONDS = 5.0
+"""So often a log that nobody writes is examined too: its database may have been put back to an older one."""
+EXAMINED_AT_ONCE = 20
+"""So many of them in a pass, those whose turn was due first: no log that moved waits for all that did not."""
 SIGNER_SECONDS = 5.0
 """How long a signer may take: a key service that does not answer is one that failed."""
 
@@ -152,7 +156,8 @@ class Checkpointer:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._signed: dict[UUID, tuple[int, int]] = {}
+        self._signed: dict[UUID, tuple[int, int, bytes]] = {}
+        self._examined: dict[UUID, float] = {}
 
     async def run(self) -> None:
         """Run until cancelled. A fault is logged and tried again in the next pass."""
@@ -164,16 +169,29 @@ class Checkpointer:
             await asyncio.sleep(EVERY_SECONDS)
 
     async def sign_all(self) -> None:
-        """Sign every active log that moved since this process last saw it signed. A log's fault is logged and keeps no other waiting."""
+        """Sign every active log that moved since this process last saw it signed, and examine those that did not now and then.
+
+        A log's fault is logged and keeps no other waiting.
+        """
         async with self._services.database.connection("volenti_signer") as connection:
             with translated("polling the heads"):
                 heads = await ledger.heads(connection)
+        for head in self._due([head for head in heads if head.state == "active"]):
+            self._examined[head.workspace_id] = boot_seconds()
+            try:
+                signed = await sign(self._services, head.workspace_id)
+            except VolentiError as error:
+                log.warning("checkpoint.failed", origin=head.origin, error=str(error))
+                continue
+            if signed is not None:
+                self._signed[head.workspace_id] = (head.log_id, signed.size, signed.root)
+
+    def _due(self, heads: list[Head]) -> list[Head]:
+        before = boot_seconds() - EXAMINED_SECONDS
+        moved, idle = [], []
         for head in heads:
-            if head.state == "active" and self._signed.get(head.workspace_id) != (head.log_id, head.size):
-                try:
-                    signed = await sign(self._services, head.workspace_id)
-                except VolentiError as error:
-                    log.warning("checkpoint.failed", origin=head.origin, error=str(error))
-                    continue
-                if signed is not None:
-                    self._signed[head.workspace_id] = (head.log_id, signed.size)
+            if self._signed.get(head.workspace_id) != (head.log_id, head.size, head.root):
+                moved.append(head)
+            elif self._examined[head.workspace_id] <= before:
+                idle.append(head)
+        return moved + sorted(idle, key=lambda head: self._examined[head.workspace_id])[:EXAMINED_AT_ONCE]
