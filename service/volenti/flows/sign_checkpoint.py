@@ -10,7 +10,7 @@ import structlog
 from volenti.core.ledger import checkpoint, merkle, note
 from volenti.core.ledger.checkpoint import TreeHead
 from volenti.core.ledger.merkle import TreeSize
-from volenti.errors import LedgerDamaged, Unavailable, VerificationError, VolentiError
+from volenti.errors import LedgerDamaged, Unavailable, VerificationError, told
 from volenti.flows.clock import boot_seconds, milliseconds
 from volenti.flows.keep_anchor import Anchored, Contradicts, Unanchored, anchored_head, examine, fetch, move_on
 from volenti.flows.services import Services
@@ -160,12 +160,12 @@ class Checkpointer:
         self._examined: dict[UUID, float] = {}
 
     async def run(self) -> None:
-        """Run until cancelled. A fault is logged and tried again in the next pass."""
+        """Run until cancelled. A fault of whatever kind is logged and tried again in the next pass."""
         while True:
             try:
                 await self.sign_all()
-            except VolentiError as error:
-                log.warning("checkpoint.failed", error=str(error))
+            except Exception as error:  # noqa: BLE001 - the task must not end
+                log.warning("checkpoint.failed", error=told(error))
             await asyncio.sleep(EVERY_SECONDS)
 
     async def sign_all(self) -> None:
@@ -180,8 +180,8 @@ class Checkpointer:
             self._examined[head.workspace_id] = boot_seconds()
             try:
                 signed = await sign(self._services, head.workspace_id)
-            except VolentiError as error:
-                log.warning("checkpoint.failed", origin=head.origin, error=str(error))
+            except Exception as error:  # noqa: BLE001 - of whatever kind: the others are signed
+                log.warning("checkpoint.failed", origin=head.origin, error=told(error))
                 continue
             if signed is not None:
                 self._signed[head.workspace_id] = (head.log_id, signed.size, signed.root)
