@@ -40,7 +40,7 @@ from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import Checkpointer, sign
 from volenti.flows.verify_ledger import verify
 from volenti.settings import Settings
-from volenti.store import ledger, schema
+from volenti.store import data_subjects, ledger, schema
 from volenti.store.anchor import AnchorStore
 from volenti.store.database import Database
 from volenti.store.embedded import Embedded
@@ -217,6 +217,26 @@ async def test_the_first_entry_of_the_new_log_names_the_anchored_checkpoint(plac
         kept = await services.anchor.read("localhost/shop/2") if services.anchor is not None else None
         assert kept is not None
         assert checkpoint.verify(kept, [note.parse_vkey(services.signer.vkey("localhost/shop/2"))]).size == active.size
+
+
+async def test_a_recovery_of_a_person_reads_nobody_elses_identifiers(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        backup = await place.back_up()
+        await choose(services, workspace, "anna", "withdraw")
+        await sign(services, workspace)
+    await place.put_back(backup)
+
+    async def identifiers(*_: Any) -> Any:
+        raise AssertionError("there may be millions, and the statement has five seconds")
+
+    async with place.services() as services:
+        monkeypatch.setattr(data_subjects, "identifiers", identifiers)
+        (done,) = await recover(services, read_journal(services))
+        assert done.replayed == 1
+        assert await reason(services, workspace, "anna") == "consent.withdrawn"
 
 
 async def test_a_person_made_again_gets_their_identifiers_back_when_a_caller_states_them(place: Place) -> None:

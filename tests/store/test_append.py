@@ -130,7 +130,8 @@ async def assert_tree(log: Log) -> None:
 # --- appended
 
 
-async def test_items_take_adjacent_indexes_in_the_order_of_the_batch(log: Log) -> None:
+async def test_items_take_adjacent_indexes_in_the_order_of_the_batch(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "PLACES_AT_ONCE", 4)  # so that six take two statements
     begin = await log.size()
     items = [plain(2), plain(1), plain(3)]
 

@@ -234,8 +234,8 @@ class _Replay:
                 holder_key_context(workspace_id.bytes, holder.bytes),
             )
             new = (NewHolder(holder, wrapped),)
-            bound = await data_subjects.identifiers(self.connection, workspace_id)
             indexes = [bytes.fromhex(index) for index in line.blind_indexes]
+            bound = await data_subjects.bound(self.connection, workspace_id, indexes)
             changes = tuple(IdentifierChange(index, None, holder, None) for index in indexes if index not in bound)
         item = Item(
             entries=entries,
