@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -35,15 +36,16 @@ from volenti.flows.open_services import opened
 from volenti.flows.publish_policy import Published, publish
 from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Retry, record
-from volenti.flows.recover import recover
+from volenti.flows.recover import NotRecovered, Recovered, recover
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import Checkpointer, sign
 from volenti.flows.verify_ledger import verify
 from volenti.settings import Settings
 from volenti.store import data_subjects, ledger, schema
-from volenti.store.anchor import AnchorStore
+from volenti.store.anchor import AnchorStore, file_name
 from volenti.store.database import Database
 from volenti.store.embedded import Embedded
+from volenti.store.journal import Line
 
 _numbers = itertools.count()
 Step: TypeAlias = Callable[[], Awaitable[None]]
@@ -124,6 +126,15 @@ async def choose(
     return recorded
 
 
+async def recovered(services: Services, lines: Sequence[Line], **options: Any) -> list[Recovered]:
+    """Recover all that there is to recover."""
+    done = []
+    for one in await recover(services, lines, **options):
+        assert isinstance(one, Recovered), one
+        done.append(one)
+    return done
+
+
 async def restrict(services: Services, workspace: UUID, person: str) -> None:
     command = Command(actor="operator", component="tests", restriction=Restriction())
     assert isinstance(await record(services, workspace, command, (Identifier("id", person),)), Recorded)
@@ -183,7 +194,7 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
         with pytest.raises(Unavailable):
             await choose(services, workspace, "bela", "withdraw")
 
-        (done,) = await recover(services, read_journal(services))
+        (done,) = await recovered(services, read_journal(services))
 
         assert (done.how, done.origin, done.replayed, done.epoch) == ("rolled_back", "localhost/shop/2", 5, 2)
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
@@ -193,7 +204,7 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
         assert await reason(services, workspace, "erik") == "consent.missing"
         assert await Authenticator(services)(issued.secret) is None
         assert await clean(services)
-        assert await recover(services, read_journal(services)) == []
+        assert await recovered(services, read_journal(services)) == []
 
 
 async def test_the_first_entry_of_the_new_log_names_the_anchored_checkpoint(place: Place) -> None:
@@ -207,7 +218,7 @@ async def test_the_first_entry_of_the_new_log_names_the_anchored_checkpoint(plac
     await place.put_back(backup)
 
     async with place.services() as services:
-        await recover(services, read_journal(services))
+        await recovered(services, read_journal(services))
         async with services.database.workspace("volenti_app", workspace) as connection:
             body = await connection.fetchval("SELECT body FROM entry_payload WHERE log_id = 2 AND idx = 0")
             sealed, active = await ledger.logs(connection, workspace)
@@ -234,7 +245,7 @@ async def test_a_recovery_of_a_person_reads_nobody_elses_identifiers(
 
     async with place.services() as services:
         monkeypatch.setattr(data_subjects, "identifiers", identifiers)
-        (done,) = await recover(services, read_journal(services))
+        (done,) = await recovered(services, read_journal(services))
         assert done.replayed == 1
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
 
@@ -249,7 +260,7 @@ async def test_a_person_made_again_gets_their_identifiers_back_when_a_caller_sta
     await place.put_back(backup)
 
     async with place.services() as services:
-        await recover(services, read_journal(services))
+        await recovered(services, read_journal(services))
         await choose(services, workspace, "anna", "object")
 
         assert await reason(services, workspace, "anna") == "objection.recorded"
@@ -291,7 +302,7 @@ async def test_a_withdrawal_that_was_acknowledged_after_the_last_anchor_is_found
         standings = await guard(services, read_journal(services))
         assert isinstance(standings["localhost/shop"], Contradicts)
         assert standings["localhost/shop"].how == "journal_ahead"
-        await recover(services, read_journal(services))
+        await recovered(services, read_journal(services))
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
 
 
@@ -382,7 +393,7 @@ async def test_a_lost_withdrawal_of_a_log_that_was_never_signed_is_found_by_the_
 
     async with place.services() as services:
         assert await guard(services, read_journal(services)) == {"localhost/shop": Contradicts("journal_ahead", None)}
-        await recover(services, read_journal(services))
+        await recovered(services, read_journal(services))
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
 
 
@@ -397,10 +408,12 @@ async def test_a_log_without_an_anchor_is_taken_up_only_when_an_operator_says_so
     async with place.services(anchor=f"{place.anchor}/lost") as services:
         assert (await guard(services)) == {"localhost/shop": Unanchored()}
         assert await reason(services, workspace, "anna") == "system.restoring"
-        with pytest.raises(Invalid, match="accept-head"):
-            await recover(services, [])
+        (refused,) = await recover(services, [])
+        assert isinstance(refused, NotRecovered)
+        assert isinstance(refused.error, Invalid)
+        assert "--accept-head shop" in str(refused.error)
 
-        (done,) = await recover(services, [], accept_head=["shop"])
+        (done,) = await recovered(services, [], accept_head=["shop"])
 
         assert done.how == "head_accepted"
         assert await reason(services, workspace, "anna") == "consent.granted"
@@ -485,7 +498,7 @@ async def test_a_log_that_is_recovered_while_a_guard_looks_stays_active(place: P
         assert services.anchor is not None
 
         async def another_replica() -> None:
-            await recover(other, [])
+            await recovered(other, [])
 
         anchor = Interrupted(services.anchor, after=another_replica)
         _, standing = await guard_log(replace(services, anchor=anchor), workspace)
@@ -543,7 +556,7 @@ async def test_a_log_that_was_recovered_since_a_signer_examined_the_old_one_stay
     async with place.services() as services, place.services() as other:
 
         async def another_replica() -> None:
-            await recover(other, [])
+            await recovered(other, [])
 
         database: Any = Between(services.database, another_replica)
         with pytest.raises(LedgerDamaged):
@@ -559,8 +572,7 @@ async def test_a_recovery_while_a_signer_examines_waits_for_it(place: Place, mon
 
         async def late(*arguments: Any) -> Any:
             monkeypatch.setattr(ledger, "head_and_frontier", read)
-            with suppress(Unavailable):
-                await recover(other, [])
+            await recover(other, [])
             return await read(*arguments)
 
         monkeypatch.setattr(ledger, "head_and_frontier", late)
@@ -568,7 +580,7 @@ async def test_a_recovery_while_a_signer_examines_waits_for_it(place: Place, mon
             await sign(services, workspace)
 
         assert await states(services, workspace) == ["frozen"]
-        await recover(other, [])
+        await recovered(other, [])
         assert await states(services, workspace) == ["sealed", "active"]
 
 
@@ -584,7 +596,7 @@ async def test_a_head_that_is_accepted_beside_a_serving_replica_stays_accepted(
             return await sign(*arguments, **options)
 
         monkeypatch.setattr("volenti.flows.recover.sign", late)
-        await recover(services, [], accept_head=["shop"])
+        await recovered(services, [], accept_head=["shop"])
         await Checkpointer(other).sign_all()
 
         assert await states(services, workspace) == ["active"]
@@ -597,7 +609,7 @@ async def test_a_head_that_is_accepted_while_a_guard_looks_stays_accepted(place:
         assert services.anchor is not None
 
         async def another_replica() -> None:
-            await recover(other, [], accept_head=["shop"])
+            await recovered(other, [], accept_head=["shop"])
 
         anchor = Interrupted(services.anchor, after=another_replica)
         _, standing = await guard_log(replace(services, anchor=anchor), workspace)
@@ -619,11 +631,12 @@ async def test_a_head_that_cannot_be_anchored_is_not_accepted(place: Place) -> N
         assert services.anchor is not None
         await guard(services)
 
-        with pytest.raises(Unavailable, match="cannot be written"):
-            await recover(replace(services, anchor=Unwritable(services.anchor)), [], accept_head=["shop"])
+        (refused,) = await recover(replace(services, anchor=Unwritable(services.anchor)), [], accept_head=["shop"])
 
+        assert isinstance(refused, NotRecovered)
+        assert str(refused.error) == "the anchor cannot be written"
         assert await states(services, workspace) == ["frozen"]
-        (done,) = await recover(services, [], accept_head=["shop"])
+        (done,) = await recovered(services, [], accept_head=["shop"])
         assert done.how == "head_accepted"
 
 
@@ -632,9 +645,11 @@ async def test_a_recovery_says_that_it_could_not_sign(place: Place) -> None:
     async with place.services() as services:
         assert services.anchor is not None
 
-        with pytest.raises(Unavailable, match="could not be signed yet"):
-            await recover(replace(services, anchor=Unwritable(services.anchor)), [])
+        (done,) = await recover(replace(services, anchor=Unwritable(services.anchor)), [])
 
+        assert isinstance(done, NotRecovered)
+        assert isinstance(done.error, Unavailable)
+        assert "localhost/shop/2 was recovered and goes on, but could not be signed yet" in str(done.error)
         assert await states(services, workspace) == ["sealed", "active"]
 
 
@@ -648,6 +663,50 @@ async def test_an_edited_anchor_freezes_the_log(place: Place) -> None:
 
         assert isinstance(standing, Contradicts)
         assert standing.how == "anchor_altered"
+
+
+@pytest.mark.parametrize("kept", [b"\xff\xfe\n", b"", b"localhost/\xff\n2\n\n\n"])
+async def test_whatever_stands_in_an_anchor_the_workspace_and_those_after_it_are_recovered(
+    place: Place, kept: bytes
+) -> None:
+    async with place.services() as services:
+        first, second = await create(services, "aaa"), await create(services, "zzz")
+        for workspace in (first, second):
+            await sign(services, workspace)
+        backup = await place.back_up()
+        for workspace in (first, second):
+            await choose(services, workspace, "anna", "withdraw")
+            await sign(services, workspace)
+    (place.folder / "anchor" / file_name("localhost/aaa")).write_bytes(kept)
+    await place.put_back(backup)
+    async with place.services() as services:
+        done = await recovered(services, read_journal(services))
+
+        assert [(one.workspace, one.how) for one in done] == [("aaa", "anchor_altered"), ("zzz", "rolled_back")]
+        async with services.database.workspace("volenti_app", first) as connection:
+            body = await connection.fetchval("SELECT body FROM entry_payload WHERE log_id = 2 AND idx = 0")
+        assert json.loads(body[32:])["anchored"] == kept.decode(errors="backslashreplace")
+        assert await clean(services)
+
+
+async def test_a_workspace_that_cannot_be_recovered_keeps_no_other_from_it(
+    place: Place,
+) -> None:
+    async with place.services() as services:
+        first, second = await create(services, "aaa"), await create(services, "zzz")
+        for workspace in (first, second):
+            await sign(services, workspace)
+        async with services.database.workspace("volenti_signer", second) as connection:
+            await ledger.freeze(connection, second, 1)
+        assert services.anchor is not None
+        (place.folder / "anchor" / file_name("localhost/aaa")).unlink()
+
+        refused, done = await recover(services, [])
+
+        assert isinstance(refused, NotRecovered)
+        assert isinstance(done, Recovered)
+        assert (refused.workspace, done.workspace) == ("aaa", "zzz")
+        assert (await states(services, first), await states(services, second)) == (["frozen"], ["active"])
 
 
 async def test_a_log_that_stands_as_anchored_goes_on(place: Place) -> None:
@@ -737,7 +796,7 @@ async def test_a_retry_after_a_recovery_names_the_log_that_its_entry_stands_in(p
         await sign(services, workspace)
     await place.put_back(backup)
     async with place.services() as services:
-        await recover(services, read_journal(services))
+        await recovered(services, read_journal(services))
     async with place.services() as services:  # another process: it remembers no line
         again = await choose(services, workspace, "anna", "withdraw", retry=retry)
 
@@ -770,7 +829,7 @@ async def test_a_policy_that_is_published_again_after_a_recovery_is_answered_wit
         await sign(services, workspace)
     await place.put_back(backup)
     async with place.services() as services:
-        await recover(services, read_journal(services))
+        await recovered(services, read_journal(services))
 
         again = await publish(services, workspace, text, retry=retry)
 

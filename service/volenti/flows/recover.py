@@ -50,23 +50,35 @@ class Recovered(msgspec.Struct, frozen=True):
     epoch: int
 
 
-async def recover(services: Services, lines: Sequence[Line], *, accept_head: Collection[str] = ()) -> list[Recovered]:
+class NotRecovered(msgspec.Struct, frozen=True):
+    """What kept a workspace from being recovered, or from being signed after that."""
+
+    workspace: str
+    error: Exception
+
+
+async def recover(
+    services: Services, lines: Sequence[Line], *, accept_head: Collection[str] = ()
+) -> list[Recovered | NotRecovered]:
     """Recover every workspace whose log is frozen; those that stand as they should are left alone.
 
     A log that contradicts its anchor or journal is sealed and goes on under a new origin: one transaction appends an
     entry that names the anchored checkpoint, and each restriction of the journal that no log of the workspace holds, so
     that all of them are in effect before the first permit. A log without an anchor is taken up again only if its
-    workspace is in `accept_head`, which is itself recorded. Raises Invalid for one that is not.
+    workspace is in `accept_head`, which is itself recorded; one that is not is Invalid. What keeps one workspace from
+    being recovered keeps no other.
     """
     async with services.database.connection("volenti_admin") as connection:
         known = await workspaces.names(connection)
-    done = []
+    done: list[Recovered | NotRecovered] = []
     for workspace in known:
-        head, standing = await guard_log(services, workspace.workspace_id, lines)
-        if head.state == "frozen" or not isinstance(standing, Agrees):
-            done.append(
-                await _recover(services, workspace.name, head, standing, lines, accept=workspace.name in accept_head)
-            )
+        try:
+            head, standing = await guard_log(services, workspace.workspace_id, lines)
+            if head.state == "frozen" or not isinstance(standing, Agrees):
+                accept = workspace.name in accept_head
+                done.append(await _recover(services, workspace.name, head, standing, lines, accept=accept))
+        except Exception as error:  # noqa: BLE001 - of whatever kind: it is told at the end
+            done.append(NotRecovered(workspace.name, error))
     return done
 
 
@@ -122,12 +134,17 @@ async def _begin_anew(
             "epoch": epoch,
         }
         if standing.anchored is not None:
-            payload["anchored"] = standing.anchored
+            payload["anchored"] = _readable(standing.anchored)
         await transaction.record("log.recovered", payload, entry_id=services.new_id(), log_id=log_id)
         replayed = await _Replay(transaction, log_id, workspace_key).run(ours)
     # Committed: the restrictions are in effect, and only now does the workspace permit anything again.
     await _sign(services, head.workspace_id, origin)
     return Recovered(name, standing.how, origin, replayed, epoch)
+
+
+def _readable(anchored: str) -> str:
+    """What was anchored, as JSON can hold it: of what is no UTF-8 each byte is written as `\\xff`."""
+    return anchored.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 async def _in_turn(transaction: Change, head: Head) -> Head:
