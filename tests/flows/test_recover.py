@@ -706,7 +706,7 @@ async def test_a_workspace_that_cannot_be_recovered_keeps_no_other_from_it(
         assert isinstance(refused, NotRecovered)
         assert isinstance(done, Recovered)
         assert (refused.workspace, done.workspace) == ("aaa", "zzz")
-        assert (await states(services, first), await states(services, second)) == (["frozen"], ["active"])
+        assert (await states(services, first), await states(services, second)) == (["active"], ["active"])
 
 
 async def test_a_log_that_stands_as_anchored_goes_on(place: Place) -> None:

@@ -179,17 +179,18 @@ async def guard_log(services: Services, workspace_id: UUID, lines: Iterable[Line
     """
     known = list(lines)
     async with services.database.workspace("volenti_signer", workspace_id) as connection:
-        head, standing = await _standing(services, connection, workspace_id, known)
+        head, standing = await standing_of(services, connection, workspace_id, known)
         if not isinstance(standing, Agrees):
             await take_turn(connection, Turn.SIGN, str(workspace_id))
-            head, standing = await _standing(services, connection, workspace_id, known)
+            head, standing = await standing_of(services, connection, workspace_id, known)
         if not isinstance(standing, Agrees):
             await ledger.freeze(connection, workspace_id, head.log_id)
     return head, standing
 
 
-async def _standing(
+async def standing_of(
     services: Services, connection: Connection, workspace_id: UUID, lines: Iterable[Line]
 ) -> tuple[Head, Standing]:
+    """The head of a workspace's newest log, and how it stands. Changes nothing."""
     anchored, head = await anchored_head(services, connection, workspace_id)
     return head, await examine(services, connection, anchored, head, lines)

@@ -26,7 +26,7 @@ from volenti.errors import Conflict, Invalid, NotFound, Unavailable
 from volenti.flows.administer import Change, change
 from volenti.flows.clock import instant
 from volenti.flows.find_data_subject import Person, open_person
-from volenti.flows.keep_anchor import Agrees, Contradicts, Standing, Unanchored, guard_log
+from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard_log, standing_of
 from volenti.flows.seal_entries import sealed_entries, sealed_state
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import sign
@@ -35,6 +35,7 @@ from volenti.store import credentials, data_subjects, ledger, workspaces
 from volenti.store.database import Turn, take_turn
 from volenti.store.journal import Line
 from volenti.store.ledger import Head, IdentifierChange, Item, NewHolder, PendingHolder
+from volenti.store.workspaces import Workspace
 
 COMPONENT = "recovery"
 _KINDS = {kind: choice for choice, kind in ENTRY_KINDS.items()}
@@ -72,29 +73,38 @@ async def recover(
         known = await workspaces.names(connection)
     done: list[Recovered | NotRecovered] = []
     for workspace in known:
+        one: Recovered | NotRecovered | None
         try:
-            head, standing = await guard_log(services, workspace.workspace_id, lines)
-            if head.state == "frozen" or not isinstance(standing, Agrees):
-                accept = workspace.name in accept_head
-                done.append(await _recover(services, workspace.name, head, standing, lines, accept=accept))
+            one = await _recover(services, workspace, lines, accept=workspace.name in accept_head)
         except Exception as error:  # noqa: BLE001 - of whatever kind: it is told at the end
-            done.append(NotRecovered(workspace.name, error))
+            one = NotRecovered(workspace.name, error)
+        if one is not None:
+            done.append(one)
     return done
 
 
 async def _recover(
-    services: Services, name: str, head: Head, standing: Standing, lines: Sequence[Line], *, accept: bool
-) -> Recovered:
+    services: Services, workspace: Workspace, lines: Sequence[Line], *, accept: bool
+) -> Recovered | None:
+    name, workspace_id = workspace.name, workspace.workspace_id
+    async with services.database.workspace("volenti_signer", workspace_id) as connection:
+        head, standing = await standing_of(services, connection, workspace_id, lines)
+    if isinstance(standing, Contradicts) or (isinstance(standing, Unanchored) and accept):
+        head, standing = await guard_log(services, workspace_id, lines)
     match standing:
+        case Agrees() if head.state != "frozen":
+            return None
         case Agrees() if not accept:
             return await _take_up(services, name, head, "thawed")
-        case Unanchored() if not accept:
+        case Unanchored() if (
+            not accept
+        ):  # nor frozen: the anchor's setting may be wrong where `recover` runs, and nowhere else
             raise Invalid(
                 f"nothing is anchored for {head.origin}: if its {head.size} entries are all that there ever were, say so with --accept-head {name}"
             )
         case Agrees() | Unanchored():
             # Anchored while it is frozen still: whoever looks at it once it is open finds an anchor.
-            await sign(services, head.workspace_id, unanchored=True, wait=True)
+            await sign(services, workspace_id, unanchored=True, wait=True)
             return await _take_up(services, name, head, "head_accepted")
         case Contradicts():
             return await _begin_anew(services, name, head, standing, lines)
