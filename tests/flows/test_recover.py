@@ -27,8 +27,9 @@ from volenti.core.ledger import checkpoint, note
 from volenti.core.policy.document import Action, Channel
 from volenti.core.policy.starter import starter_policy
 from volenti.errors import Invalid, LedgerDamaged, Unavailable
-from volenti.flows import sign_checkpoint
+from volenti.flows import ask_consent, sign_checkpoint
 from volenti.flows.check_policy import Asked, Checked, Consistency, check
+from volenti.flows.clock import wall_clock
 from volenti.flows.create_workspace import create
 from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, guard_log, read_journal
 from volenti.flows.manage_credentials import Authenticator, issue, revoke
@@ -40,6 +41,7 @@ from volenti.flows.recover import NotRecovered, Recovered, recover
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import Checkpointer, sign
 from volenti.flows.verify_ledger import verify
+from volenti.keys.links import AskingLink, sign_asking
 from volenti.settings import Settings
 from volenti.store import data_subjects, ledger, schema
 from volenti.store.anchor import AnchorStore, file_name
@@ -261,9 +263,30 @@ async def test_a_person_made_again_gets_their_identifiers_back_when_a_caller_sta
 
     async with place.services() as services:
         await recovered(services, read_journal(services))
-        await choose(services, workspace, "anna", "object")
+        again = await choose(services, workspace, "anna", "object")
 
+        assert again.data_subject == "anna"
         assert await reason(services, workspace, "anna") == "objection.recorded"
+        assert await clean(services)
+
+
+async def test_a_link_takes_the_no_of_a_person_made_again(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        backup = await place.back_up()
+        written = await choose(services, workspace, "anna", "withdraw")
+        await sign(services, workspace)
+    await place.put_back(backup)
+
+    async with place.services() as services:
+        await recovered(services, read_journal(services))
+        assert written.holder is not None
+        link = AskingLink(workspace, written.holder, "analytics", None, wall_clock() // 1000 + 3600)
+
+        shown = await ask_consent.answer(services, sign_asking(services.keyring, link), agrees=False, shown="")
+
+        assert isinstance(shown, ask_consent.Asking)
+        assert shown.refused
         assert await clean(services)
 
 

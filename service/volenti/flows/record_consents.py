@@ -12,6 +12,7 @@ import msgspec
 from volenti.core.admission import Admitted, Command, NewEntry, Refusal, admit, most_entries
 from volenti.core.data_subject import (
     EMPTY,
+    OUR_ID,
     RESTRICTIONS,
     ConsentRecorded,
     DataSubjectState,
@@ -35,8 +36,6 @@ from volenti.store.database import Connection
 from volenti.store.journal import Line
 from volenti.store.ledger import IdempotencyRow, IdentifierChange, Item, NewHolder, PendingEntry, PendingHolder
 
-OUR_ID = "ds_"
-"""How the ids begin that the service gives to people whom no caller has named."""
 ROUNDS = 5
 ROUNDS_SECONDS = 2.0
 """How often and how long a person who is written by others at the same moment is read again before the caller is asked to retry."""

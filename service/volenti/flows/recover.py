@@ -12,6 +12,7 @@ from volenti.core.admission import NewEntry
 from volenti.core.data_subject import (
     EMPTY,
     ENTRY_KINDS,
+    OUR_ID,
     RESTRICTED,
     UPDATED,
     ConsentRecorded,
@@ -19,18 +20,19 @@ from volenti.core.data_subject import (
     DataSubjectUpdated,
     Entry,
     Event,
+    Identifier,
     ProcessingRestricted,
     evolve,
 )
 from volenti.errors import Conflict, Invalid, NotFound, Unavailable
 from volenti.flows.administer import Change, change
 from volenti.flows.clock import instant
-from volenti.flows.find_data_subject import Person, open_person
+from volenti.flows.find_data_subject import Person, index_of, open_person
 from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard_log, standing_of
 from volenti.flows.seal_entries import sealed_entries, sealed_state
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import sign
-from volenti.keys.sealer import NONCE_BYTES, holder_key_context, seal
+from volenti.keys.sealer import NONCE_BYTES, holder_key_context, identifier_context, seal
 from volenti.store import credentials, data_subjects, ledger, workspaces
 from volenti.store.database import Turn, take_turn
 from volenti.store.journal import Line
@@ -206,8 +208,11 @@ class _Replay:
         person = await self._person(holder)
         events: list[NewEntry] = []
         state = EMPTY if person is None else person.state
+        ours: tuple[Identifier, ...] = ()
         if person is None:
+            ours = (Identifier("id", f"{OUR_ID}{self.services.new_id()}"),)  # until a caller names the person again
             identity = DataSubjectUpdated(
+                added=ours,
                 blind_indexes=line.blind_indexes,
                 occurred_at=self.now,
                 claimed_at=self.now,
@@ -218,7 +223,7 @@ class _Replay:
         previous = str(person.last_entry) if person is not None else events[-1].id
         event = _restriction(line)
         state = self._add(events, state, line.entry, line.kind, line.purposes, event, previous)
-        await self._append(holder, person, events, state, line)
+        await self._append(holder, person, events, state, line, ours)
 
     def _add(
         self,
@@ -245,7 +250,13 @@ class _Replay:
             return None
 
     async def _append(
-        self, holder: UUID, person: Person | None, events: list[NewEntry], state: DataSubjectState, line: Line
+        self,
+        holder: UUID,
+        person: Person | None,
+        events: list[NewEntry],
+        state: DataSubjectState,
+        line: Line,
+        ours: Sequence[Identifier],
     ) -> None:
         services, workspace_id = self.services, self.workspace_id
         key = services.entropy(32) if person is None else person.key
@@ -264,6 +275,7 @@ class _Replay:
             indexes = [bytes.fromhex(index) for index in line.blind_indexes]
             bound = await data_subjects.bound(self.connection, workspace_id, indexes)
             changes = tuple(IdentifierChange(index, None, holder, None) for index in indexes if index not in bound)
+            changes += tuple(self._binding(holder, key, identifier) for identifier in ours)
         item = Item(
             entries=entries,
             holders=(
@@ -281,6 +293,12 @@ class _Replay:
         (result,) = await ledger.append(self.connection, workspace_id, self.log_id, [item])
         if result.verdict != "appended":
             raise Conflict(f"entry {line.entry} of the journal could not be replayed: {result.verdict}")
+
+    def _binding(self, holder: UUID, key: bytes, identifier: Identifier) -> IdentifierChange:
+        index = index_of(self.services, self.workspace_id, identifier)
+        context = identifier_context(self.workspace_id.bytes, index)
+        sealed = seal(key, self.services.entropy(NONCE_BYTES), identifier.value.encode(), context)
+        return IdentifierChange(index, None, holder, sealed)
 
 
 def _restriction(line: Line) -> Event:
