@@ -19,7 +19,7 @@ import pytest
 from deployments import services_on
 from object_store import object_store
 from volenti.api.app import application
-from volenti.core.admission import Choice, Command, Restriction
+from volenti.core.admission import Choice, Command, Refusal, Restriction
 from volenti.core.consent import ConsentKind
 from volenti.core.data_subject import Identifier
 from volenti.core.decision import Decision, Deny, Question
@@ -237,6 +237,7 @@ async def test_a_recovery_of_a_person_reads_nobody_elses_identifiers(
 ) -> None:
     async with place.services() as services:
         workspace = await create(services, "shop")
+        await choose(services, workspace, "bela", "withdraw")
         backup = await place.back_up()
         await choose(services, workspace, "anna", "withdraw")
         await sign(services, workspace)
@@ -247,6 +248,7 @@ async def test_a_recovery_of_a_person_reads_nobody_elses_identifiers(
 
     async with place.services() as services:
         monkeypatch.setattr(data_subjects, "identifiers", identifiers)
+        monkeypatch.setattr("volenti.flows.recover.LINES_AT_ONCE", 1)
         (done,) = await recovered(services, read_journal(services))
         assert done.replayed == 1
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
@@ -859,3 +861,26 @@ async def test_a_policy_that_is_published_again_after_a_recovery_is_answered_wit
         assert isinstance(again, Published)
         async with services.database.workspace("volenti_app", workspace) as connection:
             assert again.size == (await ledger.head(connection, workspace)).size
+
+
+async def test_an_import_that_was_recorded_before_a_recovery_is_not_recorded_again(place: Place) -> None:
+    choice = Choice(kind="grant", purpose="newsletter", notice="newsletter@1")
+    command = Command(
+        actor="import", component="tests", choices=(choice,), method="list", surface="https://shop.example"
+    )
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        ids = tuple(services.new_id() for _ in range(4))
+        assert isinstance(await record(services, workspace, command, (Identifier("id", "anna"),), ids=ids), Recorded)
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "bela", "grant")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    async with place.services() as services:
+        await recovered(services, read_journal(services))
+
+        again = await record(services, workspace, command, (Identifier("id", "anna"),), ids=ids)
+
+        assert isinstance(again, Refusal)
+        assert again.code == "entry_exists"

@@ -40,6 +40,8 @@ from volenti.store.ledger import Head, IdentifierChange, Item, NewHolder, Pendin
 from volenti.store.workspaces import Workspace
 
 COMPONENT = "recovery"
+LINES_AT_ONCE = 10_000
+"""So many of the journal's lines are looked up in a statement, which has five seconds."""
 _KINDS = {kind: choice for choice, kind in ENTRY_KINDS.items()}
 
 
@@ -188,7 +190,9 @@ class _Replay:
         self.now, self.log_id, self.workspace_key = transaction.now, log_id, workspace_key
 
     async def run(self, lines: Sequence[Line]) -> int:
-        known = await ledger.places(self.connection, self.workspace_id, [UUID(line.entry) for line in lines])
+        ids, known = [UUID(line.entry) for line in lines], set[UUID]()
+        for first in range(0, len(ids), LINES_AT_ONCE):
+            known.update(await ledger.places(self.connection, self.workspace_id, ids[first : first + LINES_AT_ONCE]))
         missing = {
             line.entry: line for line in lines if UUID(line.entry) not in known
         }  # each once, whoever wrote it twice

@@ -14,9 +14,6 @@ from volenti.errors import LedgerDamaged, NotFound
 from volenti.store.database import Connection, streamed
 from volenti.store.journal import Line
 
-PLACES_AT_ONCE = 10_000
-"""So many ids are looked up in a statement, which has five seconds."""
-
 Verdict = Literal["appended", "duplicate", "again", "key_reused", "conflict", "clock"]
 
 
@@ -370,12 +367,9 @@ async def orphans(connection: Connection, workspace_id: UUID) -> dict[str, int]:
 
 async def places(connection: Connection, workspace_id: UUID, ids: Collection[UUID]) -> dict[UUID, tuple[int, int]]:
     """Where entries stand, by id: the number of the log and the index in it."""
-    asked, found = list(ids), {}
-    for first in range(0, len(asked), PLACES_AT_ONCE):
-        rows = await connection.fetch(
-            "SELECT entry_id, log_id, idx FROM ledger_log l JOIN ledger_entry e USING (workspace_id, log_id)"
-            " WHERE l.workspace_id = $1 AND e.entry_id = ANY($2)",
-            workspace_id, asked[first : first + PLACES_AT_ONCE],
-        )  # fmt: skip
-        found.update({row[0]: (row[1], row[2]) for row in rows})
-    return found
+    rows = await connection.fetch(
+        "SELECT entry_id, log_id, idx FROM ledger_log l JOIN ledger_entry e USING (workspace_id, log_id)"
+        " WHERE l.workspace_id = $1 AND e.entry_id = ANY($2)",
+        workspace_id, list(ids),
+    )  # fmt: skip
+    return {row[0]: (row[1], row[2]) for row in rows}
