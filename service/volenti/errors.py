@@ -27,3 +27,8 @@ class LedgerDamaged(VolentiError):
 
 class VerificationError(VolentiError):
     """A proof, a signature or a note does not verify."""
+
+
+def told(error: Exception) -> str:
+    """What may be logged of an error of whatever kind: a sentence of ours, else its kind alone; its text may hold values."""
+    return str(error) if isinstance(error, VolentiError) else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -293,6 +294,16 @@ async def test_without_a_database_nobody_is_let_in_and_readiness_says_so(service
         ready = await http.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
         assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_a_process_of_which_a_part_has_ended_is_not_ready(services: Services) -> None:
+    running = application(services)
+    transport = httpx.ASGITransport(app=running)  # type: ignore[arg-type]
+    async with running.started(), httpx.AsyncClient(transport=transport, base_url="http://volenti.test") as http:
+        assert (await http.get("/readyz")).status_code == 200
+        running._tasks[0].cancel()
+        await asyncio.gather(running._tasks[0], return_exceptions=True)
+        assert (await http.get("/readyz")).status_code == 503
 
 
 async def test_a_clock_that_is_off_denies_instead_of_deciding_by_a_wrong_time(api: Api, app: Application) -> None:

@@ -521,6 +521,23 @@ def test_a_service_that_cannot_read_its_anchor_ends_with_3_and_says_so(
     assert "Traceback" not in done.stderr
 
 
+def test_what_was_recovered_is_told_and_so_is_what_was_not(
+    data: str, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = f"{workspace}-other"
+    assert run(["workspace", "create", other, "--data-dir", data]) == 0
+    capsys.readouterr()
+    with monkeypatch.context() as lost:
+        lost.setenv("VOLENTI_ANCHOR", str(tmp_path / "lost"))
+        assert run(["recover", "--accept-head", workspace, "--data-dir", data]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{workspace}: head_accepted; localhost/{workspace} goes on")
+    assert f"volenti: {other}: nothing is anchored for localhost/{other}" in shown.err
+
+    assert run(["recover", "--data-dir", data]) == 0
+    assert "nothing to do" in capsys.readouterr().err  # what was not recovered was not frozen either
+
+
 def _check(base: str, secret: str, question: bytes) -> dict[str, object]:
     headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
     request = urllib.request.Request(f"{base}/v1/check", question, headers)

@@ -21,7 +21,7 @@ from volenti.core.ledger import checkpoint, merkle, tile
 from volenti.core.ledger.checkpoint import TreeHead
 from volenti.core.ledger.merkle import TreeSize
 from volenti.core.policy.compile import CompiledPolicy
-from volenti.flows import keep_anchor, manage_credentials, record_consents, recover, sign_checkpoint
+from volenti.flows import keep_anchor, manage_credentials, record_consents, sign_checkpoint
 from volenti.flows.administer import Change
 from volenti.flows.keep_anchor import Agrees, Anchored
 from volenti.flows.services import Services
@@ -119,7 +119,7 @@ def anchor_ignored(patch: pytest.MonkeyPatch) -> None:
     async def examine(services: Any, connection: Any, seen: Anchored, head: Any, lines: Any = ()) -> Agrees:
         return Agrees(seen.note)
 
-    for module in (keep_anchor, sign_checkpoint, recover):
+    for module in (keep_anchor, sign_checkpoint):
         patch.setattr(module, "examine", examine)
 
 

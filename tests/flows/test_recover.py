@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,15 +19,17 @@ import pytest
 from deployments import services_on
 from object_store import object_store
 from volenti.api.app import application
-from volenti.core.admission import Choice, Command, Restriction
+from volenti.core.admission import Choice, Command, Refusal, Restriction
 from volenti.core.consent import ConsentKind
 from volenti.core.data_subject import Identifier
 from volenti.core.decision import Decision, Deny, Question
 from volenti.core.ledger import checkpoint, note
 from volenti.core.policy.document import Action, Channel
 from volenti.core.policy.starter import starter_policy
-from volenti.errors import Invalid, Unavailable
-from volenti.flows.check_policy import Asked, Checked, check
+from volenti.errors import Invalid, LedgerDamaged, Unavailable
+from volenti.flows import ask_consent, sign_checkpoint
+from volenti.flows.check_policy import Asked, Checked, Consistency, check
+from volenti.flows.clock import wall_clock
 from volenti.flows.create_workspace import create
 from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard, guard_log, read_journal
 from volenti.flows.manage_credentials import Authenticator, issue, revoke
@@ -34,14 +37,17 @@ from volenti.flows.open_services import opened
 from volenti.flows.publish_policy import Published, publish
 from volenti.flows.rebuild_states import rebuild
 from volenti.flows.record_consents import Recorded, Retry, record
-from volenti.flows.recover import recover
+from volenti.flows.recover import NotRecovered, Recovered, recover
 from volenti.flows.services import Services
-from volenti.flows.sign_checkpoint import sign
+from volenti.flows.sign_checkpoint import Checkpointer, sign
 from volenti.flows.verify_ledger import verify
+from volenti.keys.links import AskingLink, sign_asking
 from volenti.settings import Settings
-from volenti.store import ledger, schema
-from volenti.store.anchor import AnchorStore
+from volenti.store import data_subjects, ledger, schema
+from volenti.store.anchor import AnchorStore, file_name
+from volenti.store.database import Database
 from volenti.store.embedded import Embedded
+from volenti.store.journal import Line
 
 _numbers = itertools.count()
 Step: TypeAlias = Callable[[], Awaitable[None]]
@@ -122,6 +128,15 @@ async def choose(
     return recorded
 
 
+async def recovered(services: Services, lines: Sequence[Line], **options: Any) -> list[Recovered]:
+    """Recover all that there is to recover."""
+    done = []
+    for one in await recover(services, lines, **options):
+        assert isinstance(one, Recovered), one
+        done.append(one)
+    return done
+
+
 async def restrict(services: Services, workspace: UUID, person: str) -> None:
     command = Command(actor="operator", component="tests", restriction=Restriction())
     assert isinstance(await record(services, workspace, command, (Identifier("id", person),)), Recorded)
@@ -181,7 +196,7 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
         with pytest.raises(Unavailable):
             await choose(services, workspace, "bela", "withdraw")
 
-        (done,) = await recover(services, read_journal(services))
+        (done,) = await recovered(services, read_journal(services))
 
         assert (done.how, done.origin, done.replayed, done.epoch) == ("rolled_back", "localhost/shop/2", 5, 2)
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
@@ -191,7 +206,7 @@ async def test_after_a_restore_everything_is_denied_until_it_is_recovered_and_th
         assert await reason(services, workspace, "erik") == "consent.missing"
         assert await Authenticator(services)(issued.secret) is None
         assert await clean(services)
-        assert await recover(services, read_journal(services)) == []
+        assert await recovered(services, read_journal(services)) == []
 
 
 async def test_a_replica_that_outlived_the_restore_decides_by_no_policy_that_was_lost(place: Place) -> None:
@@ -210,7 +225,7 @@ async def test_a_replica_that_outlived_the_restore_decides_by_no_policy_that_was
 
     async with place.services() as restored:
         services = replace(restored, _policies=remembered)
-        await recover(services, read_journal(services))
+        await recovered(services, read_journal(services))
         published = await publish(services, workspace, text.replace("Acme", "New"))
         assert isinstance(published, Published)
         (answered,) = await check(services, workspace, [Asked(Identifier("id", "anna"), QUESTION)], deadline_ms=5000)
@@ -232,7 +247,7 @@ async def test_the_first_entry_of_the_new_log_names_the_anchored_checkpoint(plac
     await place.put_back(backup)
 
     async with place.services() as services:
-        await recover(services, read_journal(services))
+        await recovered(services, read_journal(services))
         async with services.database.workspace("volenti_app", workspace) as connection:
             body = await connection.fetchval("SELECT body FROM entry_payload WHERE log_id = 2 AND idx = 0")
             sealed, active = await ledger.logs(connection, workspace)
@@ -242,6 +257,28 @@ async def test_the_first_entry_of_the_new_log_names_the_anchored_checkpoint(plac
         kept = await services.anchor.read("localhost/shop/2") if services.anchor is not None else None
         assert kept is not None
         assert checkpoint.verify(kept, [note.parse_vkey(services.signer.vkey("localhost/shop/2"))]).size == active.size
+
+
+async def test_a_recovery_of_a_person_reads_nobody_elses_identifiers(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "bela", "withdraw")
+        backup = await place.back_up()
+        await choose(services, workspace, "anna", "withdraw")
+        await sign(services, workspace)
+    await place.put_back(backup)
+
+    async def identifiers(*_: Any) -> Any:
+        raise AssertionError("there may be millions, and the statement has five seconds")
+
+    async with place.services() as services:
+        monkeypatch.setattr(data_subjects, "identifiers", identifiers)
+        monkeypatch.setattr("volenti.flows.recover.LINES_AT_ONCE", 1)
+        (done,) = await recovered(services, read_journal(services))
+        assert done.replayed == 1
+        assert await reason(services, workspace, "anna") == "consent.withdrawn"
 
 
 async def test_a_person_made_again_gets_their_identifiers_back_when_a_caller_states_them(place: Place) -> None:
@@ -254,10 +291,31 @@ async def test_a_person_made_again_gets_their_identifiers_back_when_a_caller_sta
     await place.put_back(backup)
 
     async with place.services() as services:
-        await recover(services, read_journal(services))
-        await choose(services, workspace, "anna", "object")
+        await recovered(services, read_journal(services))
+        again = await choose(services, workspace, "anna", "object")
 
+        assert again.data_subject == "anna"
         assert await reason(services, workspace, "anna") == "objection.recorded"
+        assert await clean(services)
+
+
+async def test_a_link_takes_the_no_of_a_person_made_again(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        backup = await place.back_up()
+        written = await choose(services, workspace, "anna", "withdraw")
+        await sign(services, workspace)
+    await place.put_back(backup)
+
+    async with place.services() as services:
+        await recovered(services, read_journal(services))
+        assert written.holder is not None
+        link = AskingLink(workspace, written.holder, "analytics", None, wall_clock() // 1000 + 3600)
+
+        shown = await ask_consent.answer(services, sign_asking(services.keyring, link), agrees=False, shown="")
+
+        assert isinstance(shown, ask_consent.Asking)
+        assert shown.refused
         assert await clean(services)
 
 
@@ -296,7 +354,98 @@ async def test_a_withdrawal_that_was_acknowledged_after_the_last_anchor_is_found
         standings = await guard(services, read_journal(services))
         assert isinstance(standings["localhost/shop"], Contradicts)
         assert standings["localhost/shop"].how == "journal_ahead"
-        await recover(services, read_journal(services))
+        await recovered(services, read_journal(services))
+        assert await reason(services, workspace, "anna") == "consent.withdrawn"
+
+
+class Switched:
+    """The database of a running replica, which another one takes the place of: a failover, or a restore."""
+
+    def __init__(self, database: Database) -> None:
+        self.now = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.now, name)
+
+
+def replica(services: Services) -> tuple[Services, Switched]:
+    database: Any = Switched(services.database)
+    return replace(services, database=database), database
+
+
+@pytest.mark.parametrize("person", ["anna", "bela"])
+async def test_a_running_replica_finds_that_another_database_stands_in_the_place_of_its_own(
+    place: Place, monkeypatch: pytest.MonkeyPatch, person: str
+) -> None:
+    """A fork of the same size, and a log that is behind and that nobody writes."""
+    monkeypatch.setattr(sign_checkpoint, "EXAMINED_SECONDS", 3600.0)
+    async with place.services() as services:
+        running, database = replica(services)
+        checkpointer = Checkpointer(running)
+        workspace = await create(services, "shop")
+        backup = await place.back_up()
+        await choose(services, workspace, "anna", "grant")
+        await checkpointer.sign_all()
+        await place.put_back(backup)
+        async with place.services() as restored:
+            database.now = restored.database
+            if person == "bela":  # of the same size
+                await choose(restored, workspace, "bela", "grant")
+
+            await checkpointer.sign_all()
+
+            assert await states(restored, workspace) == ["frozen"]
+
+
+async def test_a_log_that_nobody_writes_is_examined_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        checkpointer = Checkpointer(services)
+        await checkpointer.sign_all()
+        (file,) = (place.folder / "anchor").glob("*.checkpoint")
+        file.unlink()
+
+        await checkpointer.sign_all()
+        assert await states(services, workspace) == ["active"]  # not at each pass
+        monkeypatch.setattr(sign_checkpoint, "EXAMINED_SECONDS", 0.0)
+        await checkpointer.sign_all()
+
+        assert await states(services, workspace) == ["frozen"]
+
+
+@pytest.mark.parametrize("known", ["written", "read at its start"])
+async def test_a_lost_withdrawal_is_found_by_a_running_replica_before_it_signs(place: Place, known: str) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "anna", "withdraw")  # acknowledged, and not anchored yet
+        async with place.services() as other:
+            await guard(other, read_journal(other))
+            running, database = replica(services if known == "written" else other)
+            await place.put_back(backup)
+            async with place.services() as restored:
+                database.now = restored.database
+                await choose(restored, workspace, "bela", "grant")
+
+                with pytest.raises(LedgerDamaged, match="journal_ahead"):
+                    await sign(running, workspace)
+                assert await reason(restored, workspace, "anna") == "system.restoring"
+
+
+async def test_a_lost_withdrawal_of_a_log_that_was_never_signed_is_found_by_the_journal(place: Place) -> None:
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+    backup = await place.back_up()
+    async with place.services() as services:
+        await choose(services, workspace, "anna", "withdraw")
+    await place.put_back(backup)
+
+    async with place.services() as services:
+        assert await guard(services, read_journal(services)) == {"localhost/shop": Contradicts("journal_ahead", None)}
+        await recovered(services, read_journal(services))
         assert await reason(services, workspace, "anna") == "consent.withdrawn"
 
 
@@ -311,10 +460,12 @@ async def test_a_log_without_an_anchor_is_taken_up_only_when_an_operator_says_so
     async with place.services(anchor=f"{place.anchor}/lost") as services:
         assert (await guard(services)) == {"localhost/shop": Unanchored()}
         assert await reason(services, workspace, "anna") == "system.restoring"
-        with pytest.raises(Invalid, match="accept-head"):
-            await recover(services, [])
+        (refused,) = await recover(services, [])
+        assert isinstance(refused, NotRecovered)
+        assert isinstance(refused.error, Invalid)
+        assert "--accept-head shop" in str(refused.error)
 
-        (done,) = await recover(services, [], accept_head=["shop"])
+        (done,) = await recovered(services, [], accept_head=["shop"])
 
         assert done.how == "head_accepted"
         assert await reason(services, workspace, "anna") == "consent.granted"
@@ -381,7 +532,7 @@ async def test_a_log_that_is_signed_for_the_first_time_while_a_guard_looks_stays
             await sign(other, workspace)
 
         anchor = Interrupted(services.anchor, **{moment: another_replica})
-        standing = await guard_log(replace(services, anchor=anchor), workspace)
+        _, standing = await guard_log(replace(services, anchor=anchor), workspace)
 
         assert isinstance(standing, Agrees)
         await choose(services, workspace, "anna", "grant")  # not frozen
@@ -399,11 +550,159 @@ async def test_a_log_that_is_recovered_while_a_guard_looks_stays_active(place: P
         assert services.anchor is not None
 
         async def another_replica() -> None:
-            await recover(other, [])
+            await recovered(other, [])
 
         anchor = Interrupted(services.anchor, after=another_replica)
-        assert isinstance(await guard_log(replace(services, anchor=anchor), workspace), Agrees)
+        _, standing = await guard_log(replace(services, anchor=anchor), workspace)
+        assert isinstance(standing, Agrees)
         await choose(services, workspace, "anna", "grant")
+
+
+async def rolled_back(place: Place) -> UUID:
+    """A workspace whose log is behind its anchor: an old backup was put back."""
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    return workspace
+
+
+async def unanchored(place: Place) -> UUID:
+    """A workspace whose anchor was lost."""
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        await choose(services, workspace, "anna", "grant")
+        await sign(services, workspace)
+    place.anchor = f"{place.anchor}/lost"
+    return workspace
+
+
+async def states(services: Services, workspace: UUID) -> list[str]:
+    async with services.database.workspace("volenti_app", workspace) as connection:
+        return [head.state for head in await ledger.logs(connection, workspace)]
+
+
+class Between:
+    """A database that lets another replica work before a signer's second transaction."""
+
+    def __init__(self, database: Database, step: Step) -> None:
+        self._database, self._step, self._begun = database, step, 0
+
+    @asynccontextmanager
+    async def workspace(self, role: Any, workspace_id: UUID) -> AsyncIterator[Any]:
+        self._begun += 1
+        if self._begun == 2:
+            await self._step()
+        async with self._database.workspace(role, workspace_id) as connection:
+            yield connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+async def test_a_log_that_was_recovered_since_a_signer_examined_the_old_one_stays_active(place: Place) -> None:
+    workspace = await rolled_back(place)
+    async with place.services() as services, place.services() as other:
+
+        async def another_replica() -> None:
+            await recovered(other, [])
+
+        database: Any = Between(services.database, another_replica)
+        with pytest.raises(LedgerDamaged):
+            await sign(replace(services, database=database), workspace)
+
+        assert await states(services, workspace) in (["frozen"], ["sealed", "active"])
+
+
+async def test_a_recovery_while_a_signer_examines_waits_for_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = await rolled_back(place)
+    async with place.services() as services, place.services() as other:
+        read = ledger.head_and_frontier
+
+        async def late(*arguments: Any) -> Any:
+            monkeypatch.setattr(ledger, "head_and_frontier", read)
+            await recover(other, [])
+            return await read(*arguments)
+
+        monkeypatch.setattr(ledger, "head_and_frontier", late)
+        with pytest.raises(LedgerDamaged):
+            await sign(services, workspace)
+
+        assert await states(services, workspace) == ["frozen"]
+        await recovered(other, [])
+        assert await states(services, workspace) == ["sealed", "active"]
+
+
+async def test_a_head_that_is_accepted_beside_a_serving_replica_stays_accepted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = await unanchored(place)
+    async with place.services() as services, place.services() as other:
+        await guard(services)
+
+        async def late(*arguments: Any, **options: Any) -> Any:
+            await Checkpointer(other).sign_all()
+            return await sign(*arguments, **options)
+
+        monkeypatch.setattr("volenti.flows.recover.sign", late)
+        await recovered(services, [], accept_head=["shop"])
+        await Checkpointer(other).sign_all()
+
+        assert await states(services, workspace) == ["active"]
+        assert await reason(services, workspace, "anna") == "consent.granted"
+
+
+async def test_a_head_that_is_accepted_while_a_guard_looks_stays_accepted(place: Place) -> None:
+    workspace = await unanchored(place)
+    async with place.services() as services, place.services() as other:
+        assert services.anchor is not None
+
+        async def another_replica() -> None:
+            await recovered(other, [], accept_head=["shop"])
+
+        anchor = Interrupted(services.anchor, after=another_replica)
+        _, standing = await guard_log(replace(services, anchor=anchor), workspace)
+
+        assert isinstance(standing, Agrees)
+        assert await states(services, workspace) == ["active"]
+
+
+class Unwritable(Interrupted):
+    """An anchor that can be read only."""
+
+    async def swap(self, origin: str, old: str | None, new: str) -> bool:
+        raise Unavailable("the anchor cannot be written")
+
+
+async def test_a_head_that_cannot_be_anchored_is_not_accepted(place: Place) -> None:
+    workspace = await unanchored(place)
+    async with place.services() as services:
+        assert services.anchor is not None
+        await guard(services)
+
+        (refused,) = await recover(replace(services, anchor=Unwritable(services.anchor)), [], accept_head=["shop"])
+
+        assert isinstance(refused, NotRecovered)
+        assert str(refused.error) == "the anchor cannot be written"
+        assert await states(services, workspace) == ["frozen"]
+        (done,) = await recovered(services, [], accept_head=["shop"])
+        assert done.how == "head_accepted"
+
+
+async def test_a_recovery_says_that_it_could_not_sign(place: Place) -> None:
+    workspace = await rolled_back(place)
+    async with place.services() as services:
+        assert services.anchor is not None
+
+        (done,) = await recover(replace(services, anchor=Unwritable(services.anchor)), [])
+
+        assert isinstance(done, NotRecovered)
+        assert isinstance(done.error, Unavailable)
+        assert "localhost/shop/2 was recovered and goes on, but could not be signed yet" in str(done.error)
+        assert await states(services, workspace) == ["sealed", "active"]
 
 
 async def test_an_edited_anchor_freezes_the_log(place: Place) -> None:
@@ -416,6 +715,50 @@ async def test_an_edited_anchor_freezes_the_log(place: Place) -> None:
 
         assert isinstance(standing, Contradicts)
         assert standing.how == "anchor_altered"
+
+
+@pytest.mark.parametrize("kept", [b"\xff\xfe\n", b"", b"localhost/\xff\n2\n\n\n"])
+async def test_whatever_stands_in_an_anchor_the_workspace_and_those_after_it_are_recovered(
+    place: Place, kept: bytes
+) -> None:
+    async with place.services() as services:
+        first, second = await create(services, "aaa"), await create(services, "zzz")
+        for workspace in (first, second):
+            await sign(services, workspace)
+        backup = await place.back_up()
+        for workspace in (first, second):
+            await choose(services, workspace, "anna", "withdraw")
+            await sign(services, workspace)
+    (place.folder / "anchor" / file_name("localhost/aaa")).write_bytes(kept)
+    await place.put_back(backup)
+    async with place.services() as services:
+        done = await recovered(services, read_journal(services))
+
+        assert [(one.workspace, one.how) for one in done] == [("aaa", "anchor_altered"), ("zzz", "rolled_back")]
+        async with services.database.workspace("volenti_app", first) as connection:
+            body = await connection.fetchval("SELECT body FROM entry_payload WHERE log_id = 2 AND idx = 0")
+        assert json.loads(body[32:])["anchored"] == kept.decode(errors="backslashreplace")
+        assert await clean(services)
+
+
+async def test_a_workspace_that_cannot_be_recovered_keeps_no_other_from_it(
+    place: Place,
+) -> None:
+    async with place.services() as services:
+        first, second = await create(services, "aaa"), await create(services, "zzz")
+        for workspace in (first, second):
+            await sign(services, workspace)
+        async with services.database.workspace("volenti_signer", second) as connection:
+            await ledger.freeze(connection, second, 1)
+        assert services.anchor is not None
+        (place.folder / "anchor" / file_name("localhost/aaa")).unlink()
+
+        refused, done = await recover(services, [])
+
+        assert isinstance(refused, NotRecovered)
+        assert isinstance(done, Recovered)
+        assert (refused.workspace, done.workspace) == ("aaa", "zzz")
+        assert (await states(services, first), await states(services, second)) == (["active"], ["active"])
 
 
 async def test_a_log_that_stands_as_anchored_goes_on(place: Place) -> None:
@@ -490,3 +833,81 @@ async def test_a_decision_in_a_frozen_workspace_says_nothing_of_the_person(place
 
         assert isinstance(decision, Deny)
         assert [given.event for given in decision.reasons] == [None]
+
+
+async def test_a_retry_after_a_recovery_names_the_log_that_its_entry_stands_in(place: Place) -> None:
+    retry = Retry(UUID(int=7), "key", "POST /v1/consents", b"{}")
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        for person in ("bela", "cora", "dora"):
+            await choose(services, workspace, person, "grant")
+        first = await choose(services, workspace, "anna", "withdraw", retry=retry)
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "erik", "grant")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    async with place.services() as services:
+        await recovered(services, read_journal(services))
+    async with place.services() as services:  # another process: it remembers no line
+        again = await choose(services, workspace, "anna", "withdraw", retry=retry)
+
+        assert again.replayed
+        assert [entry.entry for entry in again.entries] == [entry.entry for entry in first.entries]
+        asked = Asked(Identifier("id", "bela"), QUESTION, Consistency("at_least", again.epoch, again.size))
+        (answered,) = await check(services, workspace, [asked], deadline_ms=5000)
+        assert isinstance(answered, Checked)
+        assert answered.decision.reasons[0].reason.code == "consent.granted"
+        assert {(line.origin, line.index) for line in read_journal(services)} == {
+            ("localhost/shop", first.first_index + len(first.entries) - 1)
+        }
+    async with place.services() as services:
+        assert isinstance((await guard(services, read_journal(services)))["localhost/shop/2"], Agrees)
+
+
+async def test_a_policy_that_is_published_again_after_a_recovery_is_answered_with_a_revision_that_can_be_seen(
+    place: Place,
+) -> None:
+    retry = Retry(UUID(int=7), "key", "POST /v1/policies", b"{}")
+    text = starter_policy("shop").replace("shop", "the shop", 1)
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        for person in ("anna", "bela", "cora"):
+            await choose(services, workspace, person, "grant")
+        await publish(services, workspace, text, retry=retry)
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "erik", "grant")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    async with place.services() as services:
+        await recovered(services, read_journal(services))
+
+        again = await publish(services, workspace, text, retry=retry)
+
+        assert isinstance(again, Published)
+        async with services.database.workspace("volenti_app", workspace) as connection:
+            assert again.size == (await ledger.head(connection, workspace)).size
+
+
+async def test_an_import_that_was_recorded_before_a_recovery_is_not_recorded_again(place: Place) -> None:
+    choice = Choice(kind="grant", purpose="newsletter", notice="newsletter@1")
+    command = Command(
+        actor="import", component="tests", choices=(choice,), method="list", surface="https://shop.example"
+    )
+    async with place.services() as services:
+        workspace = await create(services, "shop")
+        ids = tuple(services.new_id() for _ in range(4))
+        assert isinstance(await record(services, workspace, command, (Identifier("id", "anna"),), ids=ids), Recorded)
+        await sign(services, workspace)
+        backup = await place.back_up()
+        await choose(services, workspace, "bela", "grant")
+        await sign(services, workspace)
+    await place.put_back(backup)
+    async with place.services() as services:
+        await recovered(services, read_journal(services))
+
+        again = await record(services, workspace, command, (Identifier("id", "anna"),), ids=ids)
+
+        assert isinstance(again, Refusal)
+        assert again.code == "entry_exists"

@@ -18,7 +18,7 @@ from deployments import dsn_on, settings_on
 from volenti.core.ledger import checkpoint, merkle, note
 from volenti.core.ledger.merkle import TreeSize
 from volenti.errors import LedgerDamaged, Unavailable
-from volenti.flows import sign_checkpoint
+from volenti.flows import prune, sign_checkpoint
 from volenti.flows.administer import change
 from volenti.flows.clock import instant, wall_clock
 from volenti.flows.create_workspace import create
@@ -369,6 +369,66 @@ async def test_a_damaged_log_does_not_keep_the_others_from_being_signed(
     assert await state_of(superuser, workspace) == "frozen"
     for other, size in zip(others, sizes, strict=True):
         assert await signed_sizes(superuser, other) == [size]
+
+
+async def test_a_fault_of_another_kind_neither_ends_the_checkpointer_nor_keeps_a_log_waiting(
+    services: Services, superuser: Any, workspace: UUID, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    other = await create(services, f"other-{workspace.hex[-12:]}")
+    size = await append(services, other)
+    polls, polled = iter([ZeroDivisionError("anna@example.org")]), ledger.heads
+    goes_on = asyncio.Event()
+
+    async def heads(connection: Any) -> Any:
+        if (fault := next(polls, None)) is not None:
+            raise fault
+        return await polled(connection)
+
+    async def sign_one(services: Services, which: UUID) -> Any:
+        if which == workspace:
+            raise ZeroDivisionError("anna@example.org")
+        signed = await sign(services, which)
+        if which == other:
+            goes_on.set()
+        return signed
+
+    monkeypatch.setattr(ledger, "heads", heads)
+    monkeypatch.setattr(sign_checkpoint, "sign", sign_one)
+    running = asyncio.create_task(Checkpointer(services).run())
+    try:
+        async with asyncio.timeout(30):
+            await goes_on.wait()
+        assert not running.done()
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+    assert await signed_sizes(superuser, other) == [size]
+    assert "anna" not in "".join(capsys.readouterr())
+
+
+async def test_a_fault_of_whatever_kind_does_not_end_the_pruning(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = asyncio.Event()
+    faults = iter([ZeroDivisionError(), Unavailable("the database is away")])
+
+    async def pruned(_: Services) -> None:
+        if (fault := next(faults, None)) is not None:
+            raise fault
+        again.set()
+
+    monkeypatch.setattr(prune, "prune", pruned)
+    monkeypatch.setattr(prune, "EVERY_SECONDS", 0.0)
+    running = asyncio.create_task(prune.keep_pruned(services))
+    try:
+        async with asyncio.timeout(30):
+            await again.wait()
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
 
 
 # --- a signer that fails

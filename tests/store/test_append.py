@@ -480,6 +480,26 @@ async def test_a_tile_of_tiles_is_written_when_256_tiles_are_full(log: Log) -> N
     await assert_tree(log)
 
 
+# --- ids of all logs
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_an_id_of_a_log_before_is_taken_in_no_later_log(log: Log, count: int) -> None:
+    old = plain(count)
+    (first,) = await log.append(old)
+    await log.superuser.execute("SELECT ledger_freeze($1, 1)", log.workspace)
+    assert await log.superuser.fetchval("SELECT ledger_open($1, $2)", log.workspace, f"test/{log.workspace}/2") == 2
+    other = tuple(msgspec.structs.replace(one, leaf=b"another") for one in old.entries)
+
+    (clash, known, fresh) = await ledger.append(log.connection, log.workspace, 2, [Item(other), old, plain()])
+
+    assert (clash.verdict, known.verdict, fresh.verdict) == ("conflict", "duplicate", "appended")
+    assert (known.first_index, known.entry_count) == (first.first_index, count)
+    assert fresh.first_index == 0
+    ids = [one.id for one in old.entries]
+    assert {place[0] for place in (await ledger.places(log.superuser, log.workspace, ids)).values()} == {1}
+
+
 # --- when it does not append
 
 

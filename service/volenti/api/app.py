@@ -51,6 +51,7 @@ class Application:
         self._ports = ports or {}
         self._context: Context | None = None
         self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
         self.failure: VolentiError | None = None
         self.table = routes(public_log=public_log, test_clock=test_clock)
         self._hot = {route.path: route for route in self.table if route.hot}
@@ -93,14 +94,17 @@ class Application:
         """Open the services and run what runs beside requests, for as long as the block lasts: the server's lifespan."""
         async with self._guarded() as services:
             self._context = Context(services, Authenticator(services), self._unready)
-            tasks = [asyncio.create_task(Checkpointer(services).run()), asyncio.create_task(keep_pruned(services))]
+            self._tasks = [
+                asyncio.create_task(Checkpointer(services).run()),
+                asyncio.create_task(keep_pruned(services)),
+            ]
             try:
                 yield
             finally:
                 self._stopping = True
-                for task in tasks:
+                for task in self._tasks:
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @asynccontextmanager
     async def _guarded(self) -> AsyncIterator[Services]:
@@ -120,7 +124,11 @@ class Application:
         return bool(self._ports) and (scope.get("server") or ("", None))[1] != self._ports[route.listener]
 
     def _unready(self) -> str | None:
-        return "the service is stopping" if self._stopping else None
+        if self._stopping:
+            return "the service is stopping"
+        if any(task.done() for task in self._tasks):
+            return "what signs checkpoints, or what prunes, has ended; start the service again"
+        return None
 
     def _running(self) -> Context:
         assert self._context is not None, "the lifespan has not started"

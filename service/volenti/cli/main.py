@@ -68,11 +68,12 @@ def run(arguments: list[str] | None = None) -> int:
         return MISUSE
     except VolentiError as error:
         click.echo(f"volenti: {error}", err=True)
-        return _code(error)
+        return code_of(error)
     return result if isinstance(result, int) else 0
 
 
-def _code(error: VolentiError) -> int:
+def code_of(error: Exception) -> int:
+    """The exit code that says what kind of error it was."""
     match error:
         case Invalid():
             return MISUSE

@@ -41,6 +41,9 @@ RESTRICTIONS: Final = frozenset((*(ENTRY_KINDS[kind] for kind in (*RESTRICTIVE, 
 ASKS_KEPT: Final = 64
 """Of the questions that were put to a person, so many of the newest count against the budget for asking."""
 
+OUR_ID = "ds_"
+"""How the ids begin that the service gives to people whom no caller has named."""
+
 
 class Identifier(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An identifier of the person, as given; `id` is the caller's own id for the person."""
@@ -235,8 +238,9 @@ class DataSubjectState(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return max((event.recorded_at for events in self.consents.values() for event in events), default=0)
 
     def caller_id(self) -> str | None:
-        """The id by which callers name the person: the first that was registered."""
-        return next((identifier.value for identifier in self.identifiers if identifier.type == "id"), None)
+        """The id by which callers name the person: the first that one of them gave, else the service's own."""
+        ids = [identifier.value for identifier in self.identifiers if identifier.type == "id"]
+        return next((value for value in ids if not value.startswith(OUR_ID)), ids[0] if ids else None)
 
 
 EMPTY = DataSubjectState()

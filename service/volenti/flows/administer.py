@@ -15,7 +15,7 @@ from volenti.core.entry import Leaf, commitment, encode
 from volenti.core.ledger.merkle import leaf_hash
 from volenti.errors import Conflict, Unavailable
 from volenti.flows.clock import instant
-from volenti.flows.record_consents import KeyMisused, RecordedEntry, Retry, answer_to_store, stored_entries
+from volenti.flows.record_consents import KeyMisused, RecordedEntry, Retry, answer_to_store, seen_since, stored_entries
 from volenti.flows.seal_entries import SALT_BYTES
 from volenti.flows.services import Services
 from volenti.keys.blind import fingerprint_mac, idempotency_mac, workspace_entry_mac
@@ -77,7 +77,7 @@ class Change:
         self.first_index, self.tree_size = result.first_index, result.tree_size
 
     async def repeated(self, retry: Retry) -> tuple[UUID, int] | KeyMisused | None:
-        """The entry of the first request that came with this key, and its index; None if this is the first."""
+        """The entry of the first request that came with this key, and the tree size that knows of it; None if this is the first."""
         mac, fingerprint = self._macs(retry)
         stored = await idempotency.find(self.connection, self.workspace_id, retry.credential_id, mac)
         if stored is None:
@@ -86,7 +86,8 @@ class Change:
             return KeyMisused()
         context = answer_context(self.workspace_id.bytes, retry.credential_id.bytes, mac, fingerprint)
         (entry,) = stored_entries(open_sealed(self.key, stored.answer, context))
-        return UUID(entry), stored.first_index
+        seen = await seen_since(self.connection, self.workspace_id, entry)
+        return UUID(entry), stored.first_index + 1 if seen is None else seen
 
     def _once(self, retry: Retry, entry: RecordedEntry) -> IdempotencyRow:
         mac, fingerprint = self._macs(retry)

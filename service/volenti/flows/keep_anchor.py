@@ -15,7 +15,7 @@ from volenti.core.ledger.tile import nodes_from, tiles_of, width_of
 from volenti.errors import LedgerDamaged, NotFound, Unavailable, VerificationError
 from volenti.flows.services import Services
 from volenti.store import journal, ledger
-from volenti.store.database import Connection
+from volenti.store.database import Connection, Turn, take_turn
 from volenti.store.journal import Line
 from volenti.store.ledger import Head, StoredCheckpoint
 
@@ -74,15 +74,16 @@ async def examine(
     anchored = seen.note
     if services.anchor is None:
         return Agrees(None)
-    if anchored is None:
-        return Unanchored() if seen.due else Agrees(None)  # a log that was never signed is about to be anchored
-    try:
-        known = checkpoint.verify(anchored, [note.parse_vkey(services.signer.vkey(head.origin))])
-    except VerificationError:
-        return Contradicts("anchor_altered", anchored)
-    committed = TreeHead(head.origin, TreeSize(head.size), head.root)
-    if how := witness.objection(known, committed, await _proof(connection, head, known)):
-        return Contradicts(how, anchored)
+    if anchored is None and seen.due:
+        return Unanchored()
+    if anchored is not None:  # a log that was never signed is about to be anchored
+        try:
+            known = checkpoint.verify(anchored, [note.parse_vkey(services.signer.vkey(head.origin))])
+        except VerificationError:
+            return Contradicts("anchor_altered", anchored)
+        committed = TreeHead(head.origin, TreeSize(head.size), head.root)
+        if how := witness.objection(known, committed, await _proof(connection, head, known)):
+            return Contradicts(how, anchored)
     newest = max(
         (line for line in lines if line.origin == head.origin and line.index >= 0),
         key=lambda line: line.index,
@@ -160,20 +161,36 @@ async def guard(services: Services, lines: Iterable[Line] = ()) -> dict[str, Sta
     A frozen log takes no entries, and checks of its workspace deny `system.restoring`, until `volenti recover`.
     """
     known = list(lines)
+    if services.journal is not None:
+        services.journal.learn(known)  # what the database has to hold from now on
     standings: dict[str, Standing] = {}
     async with services.database.connection("volenti_signer") as connection:
         heads = await ledger.heads(connection)
     for head in heads:
         if head.state == "active":
-            standings[head.origin] = await guard_log(services, head.workspace_id, known)
+            standings[head.origin] = (await guard_log(services, head.workspace_id, known))[1]
     return standings
 
 
-async def guard_log(services: Services, workspace_id: UUID, lines: Iterable[Line] = ()) -> Standing:
-    """The same for one workspace's newest log."""
+async def guard_log(services: Services, workspace_id: UUID, lines: Iterable[Line] = ()) -> tuple[Head, Standing]:
+    """The same for one workspace's newest log: its head, and how that stands.
+
+    Nothing is frozen but in the turn of who signs and who recovers: a log that is recovered meanwhile is looked at again.
+    """
+    known = list(lines)
     async with services.database.workspace("volenti_signer", workspace_id) as connection:
-        anchored, head = await anchored_head(services, connection, workspace_id)
-        standing = await examine(services, connection, anchored, head, lines)
+        head, standing = await standing_of(services, connection, workspace_id, known)
+        if not isinstance(standing, Agrees):
+            await take_turn(connection, Turn.SIGN, str(workspace_id))
+            head, standing = await standing_of(services, connection, workspace_id, known)
         if not isinstance(standing, Agrees):
             await ledger.freeze(connection, workspace_id, head.log_id)
-    return standing
+    return head, standing
+
+
+async def standing_of(
+    services: Services, connection: Connection, workspace_id: UUID, lines: Iterable[Line]
+) -> tuple[Head, Standing]:
+    """The head of a workspace's newest log, and how it stands. Changes nothing."""
+    anchored, head = await anchored_head(services, connection, workspace_id)
+    return head, await examine(services, connection, anchored, head, lines)

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import structlog
 
-from volenti.errors import VolentiError
+from volenti.errors import told
 from volenti.flows.clock import instant
 from volenti.flows.services import Services
 from volenti.store import decision_log, idempotency, ledger
@@ -44,10 +44,10 @@ async def prune(services: Services) -> tuple[int, int]:
 
 
 async def keep_pruned(services: Services) -> None:
-    """Run until cancelled; a fault is logged and tried again at the next turn."""
+    """Run until cancelled; a fault of whatever kind is logged and tried again at the next turn."""
     while True:
         try:
             await prune(services)
-        except VolentiError as error:
-            log.warning("prune.failed", error=str(error))
+        except Exception as error:  # noqa: BLE001 - the task must not end
+            log.warning("prune.failed", error=told(error))
         await asyncio.sleep(EVERY_SECONDS)

@@ -134,10 +134,10 @@ class _Turn:
         found = None if self.retry is None else await self.transaction.repeated(self.retry)
         if not isinstance(found, tuple):
             return found
-        entry_id, index = found
+        entry_id, size = found
         activation = await policies.activation_of(self.connection, self.transaction.workspace_id, entry_id)
         version = await policies.version(self.connection, self.transaction.workspace_id, activation.version)
-        return msgspec.structs.replace(await self.answer(activation, version), size=index + 1, replayed=True)
+        return msgspec.structs.replace(await self.answer(activation, version), size=size, replayed=True)
 
     async def standing(self) -> tuple[Activation, PolicyVersion] | None:
         """What is in force at the instant as things are; of an instant that has passed, only what began just then."""

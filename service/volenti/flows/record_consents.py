@@ -14,6 +14,7 @@ from volenti.core.admission import PERMISSIVE, Admitted, Command, Facts, NewEntr
 from volenti.core.consent import RESTRICTIVE, ConsentEvent
 from volenti.core.data_subject import (
     EMPTY,
+    OUR_ID,
     RESTRICTIONS,
     ConsentRecorded,
     DataSubjectState,
@@ -31,14 +32,13 @@ from volenti.flows.seal_entries import open_entry, sealed_entries, sealed_state
 from volenti.flows.services import Services
 from volenti.keys.blind import fingerprint_mac, idempotency_mac
 from volenti.keys.sealer import NONCE_BYTES, answer_context, holder_key_context, identifier_context, open_sealed, seal
-from volenti.store import data_subjects, idempotency, workspaces
+from volenti.store import data_subjects, idempotency, ledger, workspaces
 from volenti.store.appender import CLOCKS_APART_MS, Appended, ClockSkewed, IdClash, KeyReused, Moved, Repeated
 from volenti.store.data_subjects import Ground
+from volenti.store.database import Connection
 from volenti.store.journal import Line
 from volenti.store.ledger import IdempotencyRow, IdentifierChange, Item, NewHolder, PendingEntry, PendingHolder
 
-OUR_ID = "ds_"
-"""How the ids begin that the service gives to people whom no caller has named."""
 ROUNDS = 5
 ROUNDS_SECONDS = 2.0
 """How often and how long a person who is written by others at the same moment is read again before the caller is asked to retry."""
@@ -68,7 +68,10 @@ class RecordedEntry(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """Committed: from here the person's choice holds. Entries stand at `first_index` and after, adjacent."""
+    """Committed: from here the person's choice holds. Entries stand at `first_index` and after, adjacent.
+
+    `seen`: the size of the log that goes on, where the entries stand in one that a recovery sealed since.
+    """
 
     data_subject: str | None
     entries: tuple[RecordedEntry, ...]
@@ -78,11 +81,12 @@ class Recorded(msgspec.Struct, frozen=True):
     replayed: bool = False
     beside: bytes = b""
     """Of a repetition: what the first request's `Retry` had in it."""
+    seen: int | None = None
 
     @property
     def size(self) -> int:
         """The tree size that a check must have seen to know of this write."""
-        return self.first_index + len(self.entries)
+        return self.first_index + len(self.entries) if self.seen is None else self.seen
 
 
 class KeyMisused(msgspec.Struct, frozen=True):
@@ -179,7 +183,6 @@ async def _record(
                         fingerprint,
                         first_index,
                         stored,
-                        found.ground.epoch,
                     )
                     await _journal_again(services, workspace_id, who, replayed)
                     return replayed
@@ -459,14 +462,11 @@ async def _answered(
 ) -> Recorded | KeyMisused | None:
     async with services.database.workspace("volenti_app", workspace_id) as connection:
         stored = await idempotency.find(connection, workspace_id, credential_id, mac)
-        if stored is None:
-            return None
-        epoch = await workspaces.epoch(connection)
+    if stored is None:
+        return None
     if stored.fingerprint != fingerprint:
         return KeyMisused()
-    return await _opened(
-        services, workspace_id, credential_id, mac, fingerprint, stored.first_index, stored.answer, epoch
-    )
+    return await _opened(services, workspace_id, credential_id, mac, fingerprint, stored.first_index, stored.answer)
 
 
 async def _journal_again(
@@ -477,17 +477,21 @@ async def _journal_again(
     if services.journal is None or not ids:
         return
     found = await find(services, workspace_id, who)
+    async with services.database.workspace("volenti_app", workspace_id) as connection:
+        logs = await ledger.logs(connection, workspace_id)
     for person in {one.holder: one for one in found.people if one is not None}.values():
         async with services.database.workspace("volenti_app", workspace_id) as connection:
             payloads = await data_subjects.payloads(connection, workspace_id, person.holder)
-        entries = [
-            (payload.index, open_entry(workspace_id, person.key, payload), decode(payload.leaf).kind)
-            for payload in payloads
-            if str(payload.entry_id) in ids
-        ]
-        await services.journal.write(
-            journal_lines(services, workspace_id, found.ground, person.holder, person.state, entries)
-        )
+        for log in logs:
+            entries = [
+                (payload.index, open_entry(workspace_id, person.key, payload), decode(payload.leaf).kind)
+                for payload in payloads
+                if payload.log_id == log.log_id and str(payload.entry_id) in ids
+            ]
+            ground = msgspec.structs.replace(found.ground, origin=log.origin)  # of the log that the index counts in
+            await services.journal.write(
+                journal_lines(services, workspace_id, ground, person.holder, person.state, entries)
+            )
 
 
 async def _opened(
@@ -498,15 +502,24 @@ async def _opened(
     fingerprint: bytes,
     first_index: int,
     sealed: bytes,
-    epoch: int,
 ) -> Recorded:
     key = await services.workspace_key(workspace_id)
     answer = _decode_answer(
         open_sealed(key, sealed, answer_context(workspace_id.bytes, credential_id.bytes, mac, fingerprint))
     )
+    async with services.database.workspace("volenti_app", workspace_id) as connection:
+        epoch = await workspaces.epoch(connection)  # first: a recovery may come before the next read
+        seen = await seen_since(connection, workspace_id, answer.entries[0].entry)
     return Recorded(
-        answer.data_subject, answer.entries, first_index, epoch, answer.holder, replayed=True, beside=answer.beside
-    )
+        answer.data_subject, answer.entries, first_index, epoch, answer.holder, replayed=True, beside=answer.beside, seen=seen,
+    )  # fmt: skip
+
+
+async def seen_since(connection: Connection, workspace_id: UUID, entry: str) -> int | None:
+    """The size of the log that goes on, if an answer's entry stands in one that a recovery sealed since; else None."""
+    place = (await ledger.places(connection, workspace_id, [UUID(entry)])).get(UUID(entry))
+    head = await ledger.head(connection, workspace_id)
+    return None if place is None or place[0] == head.log_id else head.size
 
 
 def answer_to_store(entry: RecordedEntry) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -12,6 +12,7 @@ from volenti.core.admission import NewEntry
 from volenti.core.data_subject import (
     EMPTY,
     ENTRY_KINDS,
+    OUR_ID,
     RESTRICTED,
     UPDATED,
     ConsentRecorded,
@@ -19,23 +20,28 @@ from volenti.core.data_subject import (
     DataSubjectUpdated,
     Entry,
     Event,
+    Identifier,
     ProcessingRestricted,
     evolve,
 )
-from volenti.errors import Conflict, Invalid, NotFound
+from volenti.errors import Conflict, Invalid, NotFound, Unavailable
 from volenti.flows.administer import Change, change
 from volenti.flows.clock import instant
-from volenti.flows.find_data_subject import Person, open_person
-from volenti.flows.keep_anchor import Agrees, Contradicts, Standing, Unanchored, anchored_head, examine
+from volenti.flows.find_data_subject import Person, index_of, open_person
+from volenti.flows.keep_anchor import Agrees, Contradicts, Unanchored, guard_log, standing_of
 from volenti.flows.seal_entries import sealed_entries, sealed_state
 from volenti.flows.services import Services
 from volenti.flows.sign_checkpoint import sign
-from volenti.keys.sealer import NONCE_BYTES, holder_key_context, seal
+from volenti.keys.sealer import NONCE_BYTES, holder_key_context, identifier_context, seal
 from volenti.store import credentials, data_subjects, ledger, workspaces
+from volenti.store.database import Turn, take_turn
 from volenti.store.journal import Line
 from volenti.store.ledger import Head, IdentifierChange, Item, NewHolder, PendingHolder
+from volenti.store.workspaces import Workspace
 
 COMPONENT = "recovery"
+LINES_AT_ONCE = 10_000
+"""So many of the journal's lines are looked up in a statement, which has five seconds."""
 _KINDS = {kind: choice for choice, kind in ENTRY_KINDS.items()}
 
 
@@ -49,89 +55,130 @@ class Recovered(msgspec.Struct, frozen=True):
     epoch: int
 
 
-async def recover(services: Services, lines: Sequence[Line], *, accept_head: Collection[str] = ()) -> list[Recovered]:
+class NotRecovered(msgspec.Struct, frozen=True):
+    """What kept a workspace from being recovered, or from being signed after that."""
+
+    workspace: str
+    error: Exception
+
+
+async def recover(
+    services: Services, lines: Sequence[Line], *, accept_head: Collection[str] = ()
+) -> list[Recovered | NotRecovered]:
     """Recover every workspace whose log is frozen; those that stand as they should are left alone.
 
     A log that contradicts its anchor or journal is sealed and goes on under a new origin: one transaction appends an
     entry that names the anchored checkpoint, and each restriction of the journal that no log of the workspace holds, so
     that all of them are in effect before the first permit. A log without an anchor is taken up again only if its
-    workspace is in `accept_head`, which is itself recorded. Raises Invalid for one that is not.
+    workspace is in `accept_head`, which is itself recorded; one that is not is Invalid. What keeps one workspace from
+    being recovered keeps no other.
     """
     async with services.database.connection("volenti_admin") as connection:
         known = await workspaces.names(connection)
-    done = []
+    done: list[Recovered | NotRecovered] = []
     for workspace in known:
-        async with services.database.workspace("volenti_signer", workspace.workspace_id) as connection:
-            anchored, head = await anchored_head(services, connection, workspace.workspace_id)
-            standing = await examine(services, connection, anchored, head, lines)
-        if head.state == "frozen" or not isinstance(standing, Agrees):
-            done.append(
-                await _recover(services, workspace.name, head, standing, lines, accept=workspace.name in accept_head)
-            )
+        one: Recovered | NotRecovered | None
+        try:
+            one = await _recover(services, workspace, lines, accept=workspace.name in accept_head)
+        except Exception as error:  # noqa: BLE001 - of whatever kind: it is told at the end
+            one = NotRecovered(workspace.name, error)
+        if one is not None:
+            done.append(one)
     return done
 
 
 async def _recover(
-    services: Services, name: str, head: Head, standing: Standing, lines: Sequence[Line], *, accept: bool
-) -> Recovered:
+    services: Services, workspace: Workspace, lines: Sequence[Line], *, accept: bool
+) -> Recovered | None:
+    name, workspace_id = workspace.name, workspace.workspace_id
+    async with services.database.workspace("volenti_signer", workspace_id) as connection:
+        head, standing = await standing_of(services, connection, workspace_id, lines)
+    if isinstance(standing, Contradicts) or (isinstance(standing, Unanchored) and accept):
+        head, standing = await guard_log(services, workspace_id, lines)
     match standing:
-        case Agrees():
-            return await _take_up(services, name, head, "thawed", {})
-        case Unanchored():
-            if not accept:
-                raise Invalid(
-                    f"nothing is anchored for {head.origin}: if its {head.size} entries are all that there ever were, say so with --accept-head {name}"
-                )
-            return await _take_up(services, name, head, "head_accepted", {"size": head.size, "root": head.root.hex()})
+        case Agrees() if head.state != "frozen":
+            return None
+        case Agrees() if not accept:
+            return await _take_up(services, name, head, "thawed")
+        case Unanchored() if (
+            not accept
+        ):  # nor frozen: the anchor's setting may be wrong where `recover` runs, and nowhere else
+            raise Invalid(
+                f"nothing is anchored for {head.origin}: if its {head.size} entries are all that there ever were, say so with --accept-head {name}"
+            )
+        case Agrees() | Unanchored():
+            # Anchored while it is frozen still: whoever looks at it once it is open finds an anchor.
+            await sign(services, workspace_id, unanchored=True, wait=True)
+            return await _take_up(services, name, head, "head_accepted")
         case Contradicts():
             return await _begin_anew(services, name, head, standing, lines)
 
 
-async def _take_up(services: Services, name: str, head: Head, how: str, payload: dict[str, Any]) -> Recovered:
+async def _take_up(services: Services, name: str, head: Head, how: Literal["thawed", "head_accepted"]) -> Recovered:
     """Let a frozen log go on as it is, with an entry that says so."""
-    await _freeze(services, head)
     async with change(services, head.workspace_id) as transaction:
+        frozen = await _in_turn(transaction, head)
         log_id = await ledger.open_log(transaction.connection, head.workspace_id, head.origin)
         epoch = await workspaces.epoch(transaction.connection)
-        await transaction.record(
-            f"log.{how}", {"origin": head.origin, **payload}, entry_id=services.new_id(), log_id=log_id
-        )
-    await sign(services, head.workspace_id, unanchored=how == "head_accepted")
+        payload: dict[str, Any] = {"origin": head.origin}
+        if how == "head_accepted":
+            payload.update(size=frozen.size, root=frozen.root.hex())
+        await transaction.record(f"log.{how}", payload, entry_id=services.new_id(), log_id=log_id)
+    await _sign(services, head.workspace_id, head.origin)
     return Recovered(name, how, head.origin, 0, epoch)
 
 
 async def _begin_anew(
     services: Services, name: str, head: Head, standing: Contradicts, lines: Sequence[Line]
 ) -> Recovered:
-    await _freeze(services, head)
     workspace_key = await services.workspace_key(head.workspace_id)
     base = "/".join(head.origin.split("/")[:2])
     origin = f"{base}/{head.log_id + 1}"
     ours = [line for line in lines if line.origin == base or line.origin.startswith(f"{base}/")]
     async with change(services, head.workspace_id) as transaction:
         connection = transaction.connection
+        frozen = await _in_turn(transaction, head)
         log_id = await ledger.open_log(connection, head.workspace_id, origin)
         epoch = await workspaces.raise_epoch(connection)
         payload: dict[str, Any] = {
             "from": head.origin,
             "how": standing.how,
-            "size": head.size,
-            "root": head.root.hex(),
+            "size": frozen.size,
+            "root": frozen.root.hex(),
             "epoch": epoch,
         }
         if standing.anchored is not None:
-            payload["anchored"] = standing.anchored
+            payload["anchored"] = _readable(standing.anchored)
         await transaction.record("log.recovered", payload, entry_id=services.new_id(), log_id=log_id)
         replayed = await _Replay(transaction, log_id, workspace_key).run(ours)
     # Committed: the restrictions are in effect, and only now does the workspace permit anything again.
-    await sign(services, head.workspace_id)
+    await _sign(services, head.workspace_id, origin)
     return Recovered(name, standing.how, origin, replayed, epoch)
 
 
-async def _freeze(services: Services, head: Head) -> None:
-    if head.state == "active":
-        async with services.database.workspace("volenti_signer", head.workspace_id) as connection:
-            await ledger.freeze(connection, head.workspace_id, head.log_id)
+def _readable(anchored: str) -> str:
+    """What was anchored, as JSON can hold it: of what is no UTF-8 each byte is written as `\\xff`."""
+    return anchored.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+async def _in_turn(transaction: Change, head: Head) -> Head:
+    """Keep all who sign and guard away from the log until the transaction ends; the head at which it was frozen.
+
+    Raises Conflict if it is frozen no more: another process recovers too.
+    """
+    await take_turn(transaction.connection, Turn.SIGN, str(transaction.workspace_id))
+    now = await ledger.head(transaction.connection, transaction.workspace_id)
+    if now.log_id != head.log_id or now.state != "frozen":
+        raise Conflict(f"another process recovered {head.origin} at the same moment; run it again to see how it stands")
+    return now
+
+
+async def _sign(services: Services, workspace_id: UUID, origin: str) -> None:
+    """Sign and anchor a log that was opened. Raises Unavailable if that failed: the service tries it again at its next pass."""
+    try:
+        await sign(services, workspace_id, wait=True)
+    except Unavailable as error:
+        raise Unavailable(f"{origin} was recovered and goes on, but could not be signed yet: {error}") from error
 
 
 class _Replay:
@@ -143,7 +190,9 @@ class _Replay:
         self.now, self.log_id, self.workspace_key = transaction.now, log_id, workspace_key
 
     async def run(self, lines: Sequence[Line]) -> int:
-        known = await ledger.places(self.connection, self.workspace_id, [UUID(line.entry) for line in lines])
+        ids, known = [UUID(line.entry) for line in lines], set[UUID]()
+        for first in range(0, len(ids), LINES_AT_ONCE):
+            known.update(await ledger.places(self.connection, self.workspace_id, ids[first : first + LINES_AT_ONCE]))
         missing = {
             line.entry: line for line in lines if UUID(line.entry) not in known
         }  # each once, whoever wrote it twice
@@ -163,8 +212,11 @@ class _Replay:
         person = await self._person(holder)
         events: list[NewEntry] = []
         state = EMPTY if person is None else person.state
+        ours: tuple[Identifier, ...] = ()
         if person is None:
+            ours = (Identifier("id", f"{OUR_ID}{self.services.new_id()}"),)  # until a caller names the person again
             identity = DataSubjectUpdated(
+                added=ours,
                 blind_indexes=line.blind_indexes,
                 occurred_at=self.now,
                 claimed_at=self.now,
@@ -175,7 +227,7 @@ class _Replay:
         previous = str(person.last_entry) if person is not None else events[-1].id
         event = _restriction(line)
         state = self._add(events, state, line.entry, line.kind, line.purposes, event, previous)
-        await self._append(holder, person, events, state, line)
+        await self._append(holder, person, events, state, line, ours)
 
     def _add(
         self,
@@ -202,7 +254,13 @@ class _Replay:
             return None
 
     async def _append(
-        self, holder: UUID, person: Person | None, events: list[NewEntry], state: DataSubjectState, line: Line
+        self,
+        holder: UUID,
+        person: Person | None,
+        events: list[NewEntry],
+        state: DataSubjectState,
+        line: Line,
+        ours: Sequence[Identifier],
     ) -> None:
         services, workspace_id = self.services, self.workspace_id
         key = services.entropy(32) if person is None else person.key
@@ -218,9 +276,10 @@ class _Replay:
                 holder_key_context(workspace_id.bytes, holder.bytes),
             )
             new = (NewHolder(holder, wrapped),)
-            bound = await data_subjects.identifiers(self.connection, workspace_id)
             indexes = [bytes.fromhex(index) for index in line.blind_indexes]
+            bound = await data_subjects.bound(self.connection, workspace_id, indexes)
             changes = tuple(IdentifierChange(index, None, holder, None) for index in indexes if index not in bound)
+            changes += tuple(self._binding(holder, key, identifier) for identifier in ours)
         item = Item(
             entries=entries,
             holders=(
@@ -238,6 +297,12 @@ class _Replay:
         (result,) = await ledger.append(self.connection, workspace_id, self.log_id, [item])
         if result.verdict != "appended":
             raise Conflict(f"entry {line.entry} of the journal could not be replayed: {result.verdict}")
+
+    def _binding(self, holder: UUID, key: bytes, identifier: Identifier) -> IdentifierChange:
+        index = index_of(self.services, self.workspace_id, identifier)
+        context = identifier_context(self.workspace_id.bytes, index)
+        sealed = seal(key, self.services.entropy(NONCE_BYTES), identifier.value.encode(), context)
+        return IdentifierChange(index, None, holder, sealed)
 
 
 def _restriction(line: Line) -> Event:

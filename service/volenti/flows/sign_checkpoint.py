@@ -10,46 +10,71 @@ import structlog
 from volenti.core.ledger import checkpoint, merkle, note
 from volenti.core.ledger.checkpoint import TreeHead
 from volenti.core.ledger.merkle import TreeSize
-from volenti.errors import LedgerDamaged, Unavailable, VerificationError, VolentiError
-from volenti.flows.clock import milliseconds
-from volenti.flows.keep_anchor import Contradicts, Unanchored, anchored_head, examine, fetch, move_on
+from volenti.errors import LedgerDamaged, Unavailable, VerificationError, told
+from volenti.flows.clock import boot_seconds, milliseconds
+from volenti.flows.keep_anchor import Anchored, Contradicts, Unanchored, anchored_head, examine, fetch, move_on
 from volenti.flows.services import Services
 from volenti.store import ledger
-from volenti.store.database import Connection, Turn, translated, try_turn
+from volenti.store.database import Connection, Turn, take_turn, translated, try_turn
 from volenti.store.ledger import Head, StoredCheckpoint
 
 EVERY_SECONDS = 0.2
+EXAMINED_SECONDS = 5.0
+"""So often a log that nobody writes is examined too: its database may have been put back to an older one."""
+EXAMINED_AT_ONCE = 20
+"""So many of them in a pass, those whose turn was due first: no log that moved waits for all that did not."""
 SIGNER_SECONDS = 5.0
 """How long a signer may take: a key service that does not answer is one that failed."""
 
 log = structlog.get_logger()
 
 
-async def sign(services: Services, workspace_id: UUID, *, unanchored: bool = False) -> StoredCheckpoint | None:
+async def sign(
+    services: Services, workspace_id: UUID, *, unanchored: bool = False, wait: bool = False
+) -> StoredCheckpoint | None:
     """Sign the workspace's committed head and anchor it, unless that is done already; returns the newest checkpoint.
 
-    `unanchored`: an operator accepted the head of a log whose anchor is lost. Returns None if another process is signing this log at the moment. Raises LedgerDamaged, after freezing the log, if the head
+    `unanchored`: an operator accepted the head of a log whose anchor is lost. Returns None if another process is signing
+    this log at the moment, unless it is to `wait` for it. Raises LedgerDamaged, after freezing the log, if the head
     contradicts an earlier checkpoint, its anchor or itself; Unavailable if the signer or the anchor fails.
     """
+    async with services.database.workspace("volenti_signer", workspace_id) as connection:
+        with translated("signing a checkpoint"):
+            if wait:
+                await take_turn(connection, Turn.SIGN, str(workspace_id))
+            elif not await try_turn(connection, Turn.SIGN, str(workspace_id)):
+                return None
+            signed = await _signed_or_frozen(services, connection, workspace_id, unanchored=unanchored)
+    if isinstance(signed, LedgerDamaged):
+        raise signed
+    return signed
+
+
+async def _signed_or_frozen(
+    services: Services, connection: Connection, workspace_id: UUID, *, unanchored: bool
+) -> StoredCheckpoint | LedgerDamaged:
+    """The checkpoint; or what is wrong with the log, which is frozen when the transaction commits.
+
+    It is frozen within the turn in which it was examined: nobody recovers it in between.
+    """
+    anchored, seen = await anchored_head(services, connection, workspace_id)
+    await connection.execute("SAVEPOINT examined")
     try:
-        async with services.database.workspace("volenti_signer", workspace_id) as connection:
-            with translated("signing a checkpoint"):
-                if not await try_turn(connection, Turn.SIGN, str(workspace_id)):
-                    return None
-                return await _sign(services, connection, workspace_id, unanchored=unanchored)
-    except LedgerDamaged:
-        async with services.database.workspace("volenti_signer", workspace_id) as connection:
-            await ledger.freeze(connection, workspace_id, (await ledger.head(connection, workspace_id)).log_id)
-        raise
+        return await _sign(services, connection, anchored, seen, unanchored=unanchored)
+    except LedgerDamaged as damaged:
+        await connection.execute("ROLLBACK TO SAVEPOINT examined")
+        await ledger.freeze(connection, workspace_id, seen.log_id)
+        return damaged
 
 
 async def _sign(
-    services: Services, connection: Connection, workspace_id: UUID, *, unanchored: bool
+    services: Services, connection: Connection, anchored: Anchored, seen: Head, *, unanchored: bool
 ) -> StoredCheckpoint:
-    anchored, _ = await anchored_head(services, connection, workspace_id)
-    head, frontier = await ledger.head_and_frontier(connection, workspace_id)
+    workspace_id = seen.workspace_id
+    head, frontier = await ledger.head_and_frontier(connection, workspace_id, seen.log_id)
     before = await ledger.checkpoint(connection, workspace_id, head.log_id)
-    standing = await examine(services, connection, anchored, head)
+    newest = None if services.journal is None else services.journal.newest(head.origin)
+    standing = await examine(services, connection, anchored, head, [] if newest is None else [newest])
     match standing:
         case Contradicts(how=how):
             raise LedgerDamaged(
@@ -131,28 +156,42 @@ class Checkpointer:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._signed: dict[UUID, tuple[int, int]] = {}
+        self._signed: dict[UUID, tuple[int, int, bytes]] = {}
+        self._examined: dict[UUID, float] = {}
 
     async def run(self) -> None:
-        """Run until cancelled. A fault is logged and tried again in the next pass."""
+        """Run until cancelled. A fault of whatever kind is logged and tried again in the next pass."""
         while True:
             try:
                 await self.sign_all()
-            except VolentiError as error:
-                log.warning("checkpoint.failed", error=str(error))
+            except Exception as error:  # noqa: BLE001 - the task must not end
+                log.warning("checkpoint.failed", error=told(error))
             await asyncio.sleep(EVERY_SECONDS)
 
     async def sign_all(self) -> None:
-        """Sign every active log that moved since this process last saw it signed. A log's fault is logged and keeps no other waiting."""
+        """Sign every active log that moved since this process last saw it signed, and examine those that did not now and then.
+
+        A log's fault is logged and keeps no other waiting.
+        """
         async with self._services.database.connection("volenti_signer") as connection:
             with translated("polling the heads"):
                 heads = await ledger.heads(connection)
+        for head in self._due([head for head in heads if head.state == "active"]):
+            self._examined[head.workspace_id] = boot_seconds()
+            try:
+                signed = await sign(self._services, head.workspace_id)
+            except Exception as error:  # noqa: BLE001 - of whatever kind: the others are signed
+                log.warning("checkpoint.failed", origin=head.origin, error=told(error))
+                continue
+            if signed is not None:
+                self._signed[head.workspace_id] = (head.log_id, signed.size, signed.root)
+
+    def _due(self, heads: list[Head]) -> list[Head]:
+        before = boot_seconds() - EXAMINED_SECONDS
+        moved, idle = [], []
         for head in heads:
-            if head.state == "active" and self._signed.get(head.workspace_id) != (head.log_id, head.size):
-                try:
-                    signed = await sign(self._services, head.workspace_id)
-                except VolentiError as error:
-                    log.warning("checkpoint.failed", origin=head.origin, error=str(error))
-                    continue
-                if signed is not None:
-                    self._signed[head.workspace_id] = (head.log_id, signed.size)
+            if self._signed.get(head.workspace_id) != (head.log_id, head.size, head.root):
+                moved.append(head)
+            elif self._examined[head.workspace_id] <= before:
+                idle.append(head)
+        return moved + sorted(idle, key=lambda head: self._examined[head.workspace_id])[:EXAMINED_AT_ONCE]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -94,6 +94,16 @@ async def holders(connection: Connection, workspace_id: UUID) -> list[UUID]:
         workspace_id,
     )
     return [row[0] for row in rows]
+
+
+async def bound(connection: Connection, workspace_id: UUID, indexes: Collection[bytes]) -> set[bytes]:
+    """Which of these blind indexes are bound to somebody, by the primary key."""
+    rows = await connection.fetch(
+        "SELECT blind_index FROM data_subject_identifier WHERE workspace_id = $1 AND blind_index = ANY($2)",
+        workspace_id,
+        list(indexes),
+    )
+    return {row[0] for row in rows}
 
 
 async def identifiers(connection: Connection, workspace_id: UUID) -> dict[bytes, tuple[UUID, bytes | None]]:

@@ -39,6 +39,13 @@ LOST = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
+    asyncpg.DatabaseDroppedError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,  # it leads to a standby, or to what was the primary before a failover
+    asyncpg.StatementCompletionUnknownError,
+    asyncpg.PostgresSystemError,  # the server's disk fails
     asyncpg.TooManyConnectionsError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -50,8 +57,7 @@ LOST = (
 BUSY = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
+    asyncpg.TransactionRollbackError,
     asyncpg.InsufficientResourcesError,
 )
 """The statement was refused or cut short and did nothing; it may be repeated."""
@@ -77,6 +83,8 @@ def translated(doing: str) -> Iterator[None]:
             if "startup parameter" in str(error):
                 raise Invalid(f"{doing}: {POOLER_UNTOLD}") from error
             what += ", or a pooler in front of it refuses"
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            what = "the database takes no writes"
         raise Unavailable(f"{doing}: {what} ({type(error).__name__})") from error
     except BUSY as error:
         raise Unavailable(f"{doing}: the database is busy ({type(error).__name__})") from error

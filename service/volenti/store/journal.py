@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +64,18 @@ class Journal:
         # One thread: a caller that gives up leaves its write to finish, and the next one must not come in between.
         self._thread = ThreadPoolExecutor(1, "journal")
         self._written: set[str] = set()
+        self._newest: dict[str, Line] = {}
+
+    def newest(self, origin: str) -> Line | None:
+        """The line of the largest index in a log, of all that this process wrote or learned of."""
+        return self._newest.get(origin)
+
+    def learn(self, lines: Iterable[Line]) -> None:
+        """Know of lines that are on the disk, as other processes wrote them."""
+        for line in lines:
+            known = self._newest.get(line.origin)
+            if line.index >= 0 and (known is None or known.index < line.index):
+                self._newest[line.origin] = line
 
     async def write(self, lines: Sequence[Line]) -> None:
         """Return when the lines are on the disk, one fsync for all.
@@ -92,6 +104,7 @@ class Journal:
         if len(self._written) > REMEMBERED:
             self._written.clear()  # what is written twice is replayed once
         self._written.update(line.entry for line in lines)
+        self.learn(lines)
 
     def _append(self, data: bytes) -> None:
         descriptor = self._opened()

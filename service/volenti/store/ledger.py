@@ -199,18 +199,19 @@ async def logs(connection: Connection, workspace_id: UUID) -> list[Head]:
     return [Head(*row) for row in rows]
 
 
-async def head_and_frontier(connection: Connection, workspace_id: UUID) -> tuple[Head, list[bytes]]:
-    """The head of the newest log, and the roots of its perfect subtrees, largest first: of one instant, in one statement.
+async def head_and_frontier(connection: Connection, workspace_id: UUID, log_id: int) -> tuple[Head, list[bytes]]:
+    """The head of a log, and the roots of its perfect subtrees, largest first: of one instant, in one statement.
 
-    Raises NotFound if the workspace has no log.
+    Raises NotFound if the workspace has no such log.
     """
     row = await connection.fetchrow(
         "SELECT h.workspace_id, h.log_id, h.size, h.root, l.origin, l.state, h.frontier FROM ledger_head h JOIN ledger_log l"
-        " USING (workspace_id, log_id) WHERE h.workspace_id = $1 ORDER BY h.log_id DESC LIMIT 1",
+        " USING (workspace_id, log_id) WHERE h.workspace_id = $1 AND h.log_id = $2",
         workspace_id,
+        log_id,
     )
     if row is None:
-        raise NotFound("the workspace has no ledger")
+        raise NotFound("the workspace has no such ledger")
     return Head(*row[:6]), list(row[6])
 
 
