@@ -100,9 +100,8 @@ async def _recover(
             return None
         case Agrees() if not accept:
             return await _take_up(services, name, head, "thawed")
-        case Unanchored() if (
-            not accept
-        ):  # nor frozen: the anchor's setting may be wrong where `recover` runs, and nowhere else
+        case Unanchored() if not accept:
+            # Nor frozen: the anchor's setting may be wrong where `recover` runs, and nowhere else.
             raise Invalid(
                 f"nothing is anchored for {head.origin}: if its {head.size} entries are all that there ever were, say so with --accept-head {name}"
             )
