@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from conftest import Api
+from policies import publish, starter
 from volenti.core.policy.starter import starter_policy
 from volenti.flows.clock import instant, uuid7, wall_clock
 from volenti.flows.record_consents import parse_revision_token, revision_token
-from volenti.store import decision_log
+from volenti.store import decision_log, policies
 from volenti.store.decision_log import Gap
 
 SUBJECT = {"id": "cus_1", "identifiers": [{"type": "email", "value": "ana@example.org"}]}
@@ -78,6 +79,40 @@ async def test_a_decision_is_made_again_although_person_and_policy_have_changed(
     assert (first["logged"]["policy"]["version"], second["logged"]["policy"]["version"]) == (1, 2)
     assert (second["reproduced"], second["replayed"]["reason"]) == (True, "consent.withdrawn")
     assert first["why"] is second["why"] is None
+
+
+async def test_a_decision_made_while_a_policy_was_being_published_is_made_again_by_the_version_that_made_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publication is in force from an instant that lies before its commit: until then checks use the version before."""
+    answers = []
+    store = policies.activate
+
+    async def slowly(*given: Any, **members: Any) -> policies.Activation:
+        activation = await store(*given, **members)
+        answers.append(await api.check("cus_1", "order_updates"))
+        return activation
+
+    monkeypatch.setattr(policies, "activate", slowly)
+    await publish(api, starter(order_updates={"basis": {"default": "consent"}, "notice": "newsletter"}))
+    answers.append(await api.check("cus_1", "order_updates"))
+    await flushed(api)
+
+    explained = [await decision(api, answer, "/explain") for answer in answers]
+    assert [one["logged"]["policy"]["version"] for one in explained] == [1, 2]
+    assert [one["replayed"]["reason"] for one in explained] == ["basis.contract", "consent.missing"]
+    assert [one["reproduced"] for one in explained] == [True, True]
+
+
+async def test_a_decision_by_a_policy_version_that_is_not_the_published_one_is_not_explained(
+    api: Api, superuser: Any
+) -> None:
+    answer = await api.check("cus_1")
+    await flushed(api)
+    for altered in ("policy_version = 7", "policy_version = 1, policy_hash = sha256('another')"):
+        await superuser.execute(f"UPDATE decision_log SET {altered} WHERE workspace_id = $1", api.workspace)
+        refused = await api.get(f"/v1/decisions/{answer['decision_id']}/explain")
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:volenti:problem:ledger_damaged")
 
 
 CHANNELS, PURPOSES = ("email", "sms", "push", "post"), ("newsletter", "advertising", "analytics", "order_updates", "x")

@@ -163,8 +163,11 @@ async def explain(services: Services, workspace_id: UUID, row: DecisionRow) -> E
 
 async def _again(services: Services, workspace_id: UUID, row: DecisionRow, state: DataSubjectState) -> Replayed:
     at = milliseconds(row.evaluated_at)
-    version, policy = await services.policy_in_force(workspace_id, at, at) or (None, None)
-    if policy is None or (version, policy.hash) != (row.policy_version, row.policy_hash):
+    try:  # by its number: while a version is being published, checks already after its instant still use the one before
+        policy = await services.policy_version(workspace_id, row.policy_version or 0, at)
+    except NotFound as error:
+        raise LedgerDamaged("the policy version that the decision was made by is gone") from error
+    if policy.hash != row.policy_hash:
         raise LedgerDamaged("the policy version is not the one that the decision was made by")
     question = question_of(row)
     decision = evaluate(policy, state, question, at)

@@ -86,6 +86,13 @@ class Services:
         key = Key(workspace_id, found.activation.version, found.activation.number, found.epoch, found.known)
         return key.version, await self._compiled(key, at_ms)
 
+    async def policy_version(self, workspace_id: UUID, version: int, at_ms: int) -> CompiledPolicy:
+        """A published version as it binds at an instant, in force then or not. Raises NotFound.
+
+        It does not know since when its notices may be shown: good for decisions, not for writes.
+        """
+        return await self._compiled(Key(workspace_id, version, activation=0, known=0), at_ms)
+
     async def _compiled(self, key: Key, at_ms: int) -> CompiledPolicy:
         policy = self._policies.find(key, at_ms)
         if policy is not None:
