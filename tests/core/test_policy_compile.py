@@ -353,6 +353,8 @@ def test_a_purpose_has_what_the_policy_says_of_its_data_and_relatives() -> None:
     assert [covers_region(purpose, place) for place in ("EEA", "NO", "US", "US-TX", "CH")] == [False] * 5
     wider = compile_policy(policy_of(msgspec.structs.replace(listed, regions=("EEA",))), (), None, 0).purposes["p"]
     assert [covers_region(wider, place) for place in ("EEA", "EU", "NO", "DE", "GB")] == [True] * 4 + [False]
+    texts = ("DENMARK", "DE-X; and China", "EUROPE-AND-CHINA", "EU-BY", "de", "BR-", "")
+    assert [covers_region(purpose, text) for text in texts] == [False] * 7
     assert (purpose.retention, purpose.sensitive, purpose.double_opt_in) == (Duration(months=36), True, True)
     assert (purpose.relations, [*purpose.exempt]) == ({RelationType.PURCHASE: Duration(months=24)}, ["caps"])
     assert (purpose.log_guarantee, policy.purposes["a"].log_guarantee) == ("required", "best_effort")

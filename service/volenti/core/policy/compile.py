@@ -25,7 +25,7 @@ from volenti.core.policy.document import (
     Topic,
 )
 from volenti.core.policy.duration import Duration, parse_duration
-from volenti.core.policy.jurisdiction import DEFAULT, EEA, GROUPS, lies_within, lookup_order
+from volenti.core.policy.jurisdiction import DEFAULT, EEA, GROUPS, is_jurisdiction, lies_within, lookup_order
 from volenti.core.policy.notice import PublishedNotice, extending_versions, published_form, required_version
 from volenti.core.policy.profile import Profiles, nearest, next_change_ms, rows_at
 from volenti.core.policy.terms import STRICTEST_FIRST, Qualifying, Terms, merged, qualifying_in_both, strictest
@@ -239,8 +239,13 @@ def in_force(purpose: CompiledPurpose, at_ms: int) -> bool:
 
 
 def covers_region(purpose: CompiledPurpose, region: str) -> bool:
-    """Whether data may go to a place: the purpose names it, its country, or a group that it belongs to."""
-    return region in purpose.regions or (region not in GROUPS and region[:2] in purpose.regions)
+    """Whether data may go to a place: the purpose names it, its country, or a group that it belongs to.
+
+    What is no code of a place is covered only if the purpose names the very same text.
+    """
+    if region in purpose.regions:
+        return True
+    return region not in GROUPS and is_jurisdiction(region) and region[:2] in purpose.regions
 
 
 def rows_of(purpose: Purpose, action: Action, channel: Channel | None, *, marketing: bool) -> tuple[str, ...]:
