@@ -204,6 +204,16 @@ purposes: {nl: {class: marketing, actions: [send], basis: {default: consent}, ch
     assert codes == {Channel.EMAIL: "consent.expired", Channel.SMS: "consent.granted"}
 
 
+@pytest.mark.parametrize(("own", "stated"), [("UK", None), ("", "ZZ"), ("UK", "FR")])
+def test_a_child_of_a_place_that_is_no_code_is_a_child_where_any_market_says_so(own: str, stated: str | None) -> None:
+    child = DataSubjectState(jurisdiction=own, birth_date="2010-08-01", consents={"nl": (GRANT,)})  # 15; adult in FR
+    parents = msgspec.structs.replace(child, consents={"nl": (msgspec.structs.replace(GRANT, actor="guardian"),)})
+    question = msgspec.structs.replace(SEND, jurisdiction=stated)
+    codes = [evaluate(POLICY, state, question, NOW).reasons[0].reason.code for state in (child, parents)]
+
+    assert codes == ["data_subject.minor_no_guardian", "consent.expired" if stated == "FR" else "consent.granted"]
+
+
 @pytest.mark.parametrize("kind", get_args(ConsentKind))
 def test_data_are_kept_from_the_last_permission_on_whatever_its_kind(kind: ConsentKind) -> None:
     state = DataSubjectState(consents={"kept": (msgspec.structs.replace(GRANT, kind=kind, notice=None),)})

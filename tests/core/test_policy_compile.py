@@ -166,6 +166,24 @@ def test_of_two_bases_the_stricter_binds_in_either_order(stricter: LawfulBasis, 
     assert stricter == basis_for(purpose, ("BR", "JP")) == basis_for(purpose, ("JP", "BR"))
 
 
+@pytest.mark.parametrize("place", ["UK", "EL", "ZZ", "ZZ-AB", "gb", "GB-", "GREAT BRITAIN", "default"])
+@pytest.mark.parametrize(
+    ("rows", "markets", "expected"),
+    [
+        ({"default": INTEREST, "GB": CONSENT}, ("GB", "US"), CONSENT),
+        ({"default": CONSENT, "US": OPT_OUT}, ("US",), CONSENT),
+        ({"default": OPT_OUT, "GB": INTEREST}, (), OPT_OUT),
+    ],
+)
+def test_what_is_no_code_of_a_place_has_the_strictest_rule_of_the_markets_and_elsewhere(
+    place: str, rows: dict[str, LawfulBasis], markets: tuple[str, ...], expected: LawfulBasis
+) -> None:
+    purpose = compiled(rows, markets=markets)
+
+    assert expected == basis_for(purpose, (place,))
+    assert strictest((expected, OPT_OUT)) == basis_for(compiled(rows | {"JP": OPT_OUT}, markets=markets), ("JP", place))
+
+
 bases = st.dictionaries(
     st.sampled_from(["US", "US-CA", "DE", "DE-BY", "NO", "EU", "EEA", "GB"]), st.sampled_from(LawfulBasis)
 ).map(lambda rows: {"default": CONTRACT, **rows})

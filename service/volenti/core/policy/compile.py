@@ -60,7 +60,7 @@ _ROW_OF_ACTIVITY = {
 
 
 class TermsTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The terms by place. What stands in no row is found under its country, or is the default.
+    """The terms by place. A place that stands in no row is found under its country, or is the default.
 
     `together` remembers the terms of several places at once: `terms_for` fills it.
     """
@@ -208,8 +208,9 @@ def terms_for(
     """Give the terms that bind in all of these places at once; for none, in the strictest of the markets.
 
     Each place is looked up as subdivision, country, `EU`/`EEA`, then `default`; of several the strictest value of each
-    term binds. `as_marketing`: the message is marketing whatever the purpose's own class is. A `send` without a
-    channel has the strictest terms of the purpose's channels.
+    term binds, and of what is no code of a place the strictest of the markets and `default`. `as_marketing`: the message
+    is marketing whatever the purpose's own class is. A `send` without a channel has the strictest terms of the purpose's
+    channels.
     """
     tables = purpose.marketing_terms if as_marketing else purpose.terms
     table = tables.get((action, channel)) or tables[action, None]
@@ -379,6 +380,8 @@ def _terms_in(table: TermsTable, jurisdiction: str) -> Terms:
     terms = table.places.get(jurisdiction)
     if terms is not None:
         return terms
+    if not is_jurisdiction(jurisdiction):  # UK, ZZ: it may be any place, in a market or not
+        return merged((table.unknown, table.default))
     return table.places.get(jurisdiction[:2], table.default)
 
 
