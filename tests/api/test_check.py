@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from conftest import Api
+from policies import publish, starter
 from volenti.api.app import Application, application
 from volenti.core.reason import REASONS
 from volenti.flows.clock import wall_clock
@@ -43,6 +44,43 @@ async def ask(api: Api, **members: Any) -> httpx.Response:
     return await api.post(
         "/v1/check", {name: value for name, value in (QUESTION | members).items() if value is not ...}
     )
+
+
+# ---- the address that a message goes to
+
+
+async def test_where_addresses_must_be_verified_the_one_that_the_question_names_is_judged(api: Api) -> None:
+    emails = ("ana@example.org", "ana@example.net", "ana@example.com")
+    await publish(api, starter(policy={"addresses": "verified"}))
+    given = [{"type": "email", "value": email} for email in emails]
+    await api.choose("cus_1", "grant", body_data_subject={"id": "cus_1", "identifiers": given})
+    verified = {"type": "email", "value": emails[1], "verified_at": "2026-01-01T00:00:00Z"}
+    facts = {"identifiers": {"add": [verified]}, "actor": {"type": "operator"}}
+    assert (await api.request("PATCH", "/v1/data-subjects/cus_1", facts)).status_code == 200
+
+    async def asked(email: str, **members: Any) -> dict[str, Any]:
+        subject = {"identifier": {"type": "email", "value": email}}
+        answer: dict[str, Any] = (await ask(api, purpose="order_updates", data_subject=subject, **members)).json()
+        return answer
+
+    answers = [await asked(email) for email in (*emails, "ANA@example.net")]
+    reasons = [answer["reason"] for answer in answers]
+    assert reasons == ["address.unverified", "basis.contract", "address.unverified", "basis.contract"]
+    assert [answer["obligations"] for answer in answers] == [[]] * 4
+    other = await asked(emails[0], include=["alternatives"])
+    assert other["alternatives"] == []  # a phone number is not registered at all
+
+    (obliged,) = (await api.check("cus_1", "order_updates"))["obligations"]
+    assert (obliged["type"], obliged["mandatory"]) == ("use_address", True)
+    person = (await api.get("/v1/data-subjects/cus_1")).json()
+    _, members, place = obliged["properties"]["address_ref"].split("/")
+    assert person[members][int(place)]["value"] == emails[1]
+
+    await api.services.decisions.flush()
+    for answer in answers:
+        explained = (await api.get(f"/v1/decisions/{answer['decision_id']}/explain")).json()
+        assert (explained["reproduced"], explained["replayed"]["reason"]) == (True, answer["reason"])
+        assert "example" not in str(explained)
 
 
 # ---- never a silent yes

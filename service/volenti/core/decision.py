@@ -58,8 +58,18 @@ _BASIS_REASON = {
 }
 
 
+class NamedAddress(msgspec.Struct, frozen=True):
+    """What is known of the address that a question names the person by: its type, and whether it is verified."""
+
+    type: str
+    verified: bool
+
+
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a component wants to do. `jurisdiction` is the caller's knowledge; with the person's own the stricter wins."""
+    """What a component wants to do. `jurisdiction` is the caller's knowledge; with the person's own the stricter wins.
+
+    `address` is given where the policy asks for verified addresses, and the question names the person by one.
+    """
 
     action: Action
     purpose: str
@@ -70,6 +80,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data_categories: tuple[str, ...] = ()
     recipient: str | None = None
     region: str | None = None
+    address: NamedAddress | None = None
     supported_obligations: frozenset[str] | None = None  # None: the caller did not say
     every_reason: bool = False  # False: stop at the first step that denies
 
@@ -391,10 +402,11 @@ class _Case:
         registered = [one for one in self.state.identifiers if one.type == kind]
         if not registered:
             return (Given(reason("address.missing")),)
-        verified = self.policy.addresses is Addresses.VERIFIED
-        if verified and all(one.verified_at is None for one in registered):
-            return (Given(reason("address.unverified")),)
-        return ()
+        if self.policy.addresses is not Addresses.VERIFIED:
+            return ()
+        named = self._named_address()
+        verified = any(one.verified_at is not None for one in registered) if named is None else named.verified
+        return () if verified else (Given(reason("address.unverified")),)
 
     def unsupported_obligations(self) -> Obstacles:
         if self.question.supported_obligations is None or not any(self.lacking()):
@@ -410,6 +422,23 @@ class _Case:
     def _consent_binds(self) -> bool:
         """True if only a consent permits: nothing else stands in for it, as a relation does under soft opt-in."""
         return self.basis in _ASKS_FIRST and self._relation() is None
+
+    def _named_address(self) -> NamedAddress | None:
+        """The address that the question names, if it is one that its channel reaches."""
+        named = self.question.address
+        return named if named is not None and named.type == self.premises.address else None
+
+    def _address_to_use(self) -> int | None:
+        """Where among the identifiers the address stands that must be used, if the person has unverified ones beside it.
+
+        Of several it is the one that was verified last.
+        """
+        kind = self.premises.address
+        if kind is None or self.policy.addresses is not Addresses.VERIFIED or self._named_address() is not None:
+            return None
+        registered = [(one.verified_at, place) for place, one in enumerate(self.state.identifiers) if one.type == kind]
+        verified = [(at, place) for at, place in registered if at is not None]
+        return max(verified)[1] if 0 < len(verified) < len(registered) else None
 
     def lacking(self) -> Iterator[str]:
         """The types of mandatory obligations that the caller says it cannot perform."""
@@ -467,6 +496,8 @@ class _Case:
             found.append(Obligation("restrict_recipients", {"allow": sorted(self._recipients())}))
         if self.kept_until is not None and question.action in _KEEPS:
             found.append(Obligation("delete_by", {"at": self.kept_until}))
+        if (place := self._address_to_use()) is not None:
+            found.append(Obligation("use_address", {"address_ref": f"/identifiers/{place}"}))
         if self.terms.show_notice and purpose.notice is not None and not self._told():
             version = self.policy.notices[purpose.notice].version
             found.append(Obligation("show_notice", {"notice": f"{purpose.notice}@{version}"}))

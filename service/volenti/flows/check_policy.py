@@ -10,9 +10,10 @@ from uuid import UUID
 import msgspec
 
 from volenti.core.data_subject import EMPTY, DataSubjectState, Identifier
-from volenti.core.decision import Decision, Permit, Question, Situation, evaluate
+from volenti.core.decision import Decision, NamedAddress, Permit, Question, Situation, evaluate
+from volenti.core.identifier import match_key
 from volenti.core.policy.compile import CompiledPolicy
-from volenti.core.policy.document import Action, LogGuarantee
+from volenti.core.policy.document import Action, Addresses, LogGuarantee
 from volenti.errors import LedgerDamaged, NotFound, Unavailable
 from volenti.flows.clock import boot_seconds, instant, milliseconds, uuid7
 from volenti.flows.find_data_subject import Person, find
@@ -146,10 +147,11 @@ async def _check(services: Services, workspace_id: UUID, asked: Sequence[Asked],
         state, known = await _state(services, workspace_id, person, one.moment)
         version, policy = policies[one.moment]
         now = one.moment.instant(read_at)
+        question = _addressed(one, state, policy)
         answers.append(
             Checked(
-                decision=evaluate(policy, state, one.question, now, situation),
-                question=one.question,
+                decision=evaluate(policy, state, question, now, situation),
+                question=question,
                 state=state,
                 known=known,
                 holder=None if person is None else person.holder,
@@ -166,6 +168,21 @@ async def _check(services: Services, workspace_id: UUID, asked: Sequence[Asked],
             )
         )
     return answers
+
+
+def _addressed(one: Asked, state: DataSubjectState, policy: CompiledPolicy | None) -> Question:
+    """The question with what is known of the address that it names the person by, where the policy asks for verified ones."""
+    who = one.who
+    if who.type == "id" or policy is None or policy.addresses is not Addresses.VERIFIED:
+        return one.question
+    key = match_key(who.type, who.value)
+    same = [
+        known for known in state.identifiers if known.type == who.type and match_key(known.type, known.value) == key
+    ]
+    if not same:
+        return one.question
+    address = NamedAddress(who.type, any(known.verified_at is not None for known in same))
+    return msgspec.structs.replace(one.question, address=address)
 
 
 async def _policy(
