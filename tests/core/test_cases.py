@@ -223,7 +223,6 @@ def _question(asked: Members, *, every_reason: bool) -> Question:
 def answered(story: Story, policy: CompiledPolicy | None, state: DataSubjectState, decision: Decision, question: Question, now: int) -> Members:  # fmt: skip
     """The decision in the words of the tables."""
     reasons = decision.reasons
-    retry = [given.retry_at for given in reasons if given.retry_at is not None]
     offered = () if policy is None else alternatives(policy, state, question, now)
     return {
         "decision": "permit" if isinstance(decision, Permit) else "deny",
@@ -233,7 +232,7 @@ def answered(story: Story, policy: CompiledPolicy | None, state: DataSubjectStat
         "obligations": [one.type for one in decision.obligations] if isinstance(decision, Permit) else [],
         "remedies": list(remedies(policy, state, question, decision, now)),
         "valid_until": decision.valid_until,
-        "retry_at": min(retry, default=None),
+        "retry_at": reasons[0].retry_at,
         "determinate": not isinstance(decision, Deny) or decision.determinate,
         "alternatives": [{"channel": one.channel, "topic": one.topic} for one in offered],
     }

@@ -308,7 +308,6 @@ def _answer(checked: Checked, asked: CheckRequest | None, access: CheckAccessReq
     reasons = decision.reasons
     include = () if asked is None else asked.include
     permitted = isinstance(decision, Permit)
-    retry = [given.retry_at for given in reasons if given.retry_at is not None]
     return CheckAnswer(
         decision="permit" if permitted else "deny",
         allowed=permitted,
@@ -337,7 +336,7 @@ def _answer(checked: Checked, asked: CheckRequest | None, access: CheckAccessReq
             id=(asked.data_subject.id if asked is not None else None) or checked.caller_id, known=checked.known
         ),
         not_before=None,
-        retry_at=rfc3339(min(retry)) if retry and not permitted else None,
+        retry_at=None if reasons[0].retry_at is None else rfc3339(reasons[0].retry_at),
         valid_until=rfc3339(decision.valid_until),
         policy=None
         if checked.policy is None
