@@ -152,11 +152,12 @@ class Play:
     def _facts(self, told: Members) -> Members:
         facts = {name: value for name, value in told.items() if name != "identifiers"}
         if "identifiers" in told:  # an address belongs to one person in a workspace
-            own = f"{self.person}@example.org"
-            facts["identifiers"] = {
-                "add": [one | ({"value": own} if one["type"] == "email" else {}) for one in told["identifiers"]]
-            }
+            facts["identifiers"] = {"add": [one | {"value": self._own(one)} for one in told["identifiers"]]}
         return facts
+
+    def _own(self, told: Members) -> str:
+        value: str = told["value"]
+        return f"{self.person}@{value.rpartition('@')[2]}" if told["type"] == "email" else value
 
     async def ask(self, asked: Members) -> None:
         answer = await self.api.post("/v1/check", self._question(asked))
