@@ -149,10 +149,36 @@ async def test_diff_names_what_changed_between_two_instants_and_nothing_else(api
         (one["purpose"], one["channel"], *(side and side["state"] for side in (one["before"], one["after"])))
         for one in answer["consents"]
     ]
-    assert changed == [("newsletter", "sms", None, "withdrawn"), ("personalisation", "*", None, "denied")]
+    assert changed == [("newsletter", "sms", "granted", "withdrawn"), ("personalisation", "*", None, "denied")]
+    assert answer["consents"][0]["before"]["channel"] == "sms"
+    assert answer["facts"] == []
     assert (await api.get(f"/v1/data-subjects/cus_1/diff?from={later}&to={earlier}")).status_code == 422
     assert (await api.get("/v1/data-subjects/cus_1/diff")).status_code == 422
     assert (await api.get(f"/v1/data-subjects/nobody/diff?from={earlier}")).status_code == 404
+
+
+async def test_diff_tells_a_restriction_and_the_facts_that_bind_a_decision(api: Api) -> None:
+    await api.choose("cus_1", "grant", body_data_subject={"id": "cus_1", "jurisdiction": "DE", "locale": "de"})
+    earlier = await now()
+    restricted = await api.post("/v1/data-subjects/cus_1/restriction", {"restricted": True})
+    assert restricted.status_code == 200, restricted.text
+    facts = {"birth_date": "2000-02-29", "jurisdiction": "FR", "actor": {"type": "operator"}}
+    assert (await api.request("PATCH", "/v1/data-subjects/cus_1", facts)).status_code == 200
+
+    answer = (await api.get(f"/v1/data-subjects/cus_1/diff?from={earlier}")).json()
+    told = {one["fact"]: (one["before"], one["after"]) for one in answer["facts"]}
+    since = (await api.get("/v1/data-subjects/cus_1")).json()["restricted_since"]
+    assert told == {"jurisdiction": ("DE", "FR"), "birth_date": (None, "2000-02-29"), "restricted_since": (None, since)}
+    assert answer["consents"] == []
+
+
+async def test_diff_tells_no_change_of_a_channel_that_a_general_choice_decides_on_both_sides(api: Api) -> None:
+    await api.choose("cus_1", "grant", channels=["sms"])
+    await api.choose("cus_1", "withdraw")
+    earlier = await now()
+    await api.choose("cus_1", "grant", channels=["sms"], occurred_at="2026-01-01T00:00:00Z")
+
+    assert (await api.get(f"/v1/data-subjects/cus_1/diff?from={earlier}")).json()["consents"] == []
 
 
 async def test_what_was_in_force_at_an_earlier_instant_is_shown(api: Api) -> None:

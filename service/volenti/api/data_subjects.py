@@ -15,12 +15,12 @@ from volenti.api.problems import Problematic, not_implemented
 from volenti.api.values import composed, identifier, instant, optional_instant, place, zone
 from volenti.core.admission import PERMISSIVE, Command, Facts, Restriction
 from volenti.core.consent import ConsentEvent
-from volenti.core.data_subject import ConsentRecorded, Guardian, Identifier, Relation
+from volenti.core.data_subject import ConsentRecorded, DataSubjectState, Guardian, Identifier, Relation
 from volenti.errors import NotFound
 from volenti.flows import clock
 from volenti.flows.clock import rfc3339
 from volenti.flows.find_data_subject import find, named
-from volenti.flows.read_data_subject import InForce, Past, difference, history, standing
+from volenti.flows.read_data_subject import InForce, Past, compare, history, standing
 from volenti.flows.record_consents import record, revision_token
 
 
@@ -28,6 +28,15 @@ async def show(call: Call) -> Reply:
     """What is, or with `as_of` was, in force for a person."""
     found, state, in_effect = await standing(call.services, call.workspace_id, call.path["id"], call.instant("as_of"))
     answer = wire.DataSubjectAnswer(
+        **msgspec.structs.asdict(_known(state)),
+        consents=tuple(_in_force(one) for one in in_effect),
+        revision=revision_token(found.ground.epoch, found.ground.size),
+    )
+    return Reply(answer)
+
+
+def _known(state: DataSubjectState) -> wire.KnownFacts:
+    return wire.KnownFacts(
         id=state.caller_id(),
         identifiers=tuple(
             wire.KnownIdentifier(type=known.type, value=known.value, verified_at=_time(known.verified_at))
@@ -45,10 +54,7 @@ async def show(call: Call) -> Reply:
             wire.KnownRelation(type=kind, at=rfc3339(fact.occurred_at)) for kind, fact in state.relations.items()
         ),
         restricted_since=None if state.restriction is None else rfc3339(state.restriction.occurred_at),
-        consents=tuple(_in_force(one) for one in in_effect),
-        revision=revision_token(found.ground.epoch, found.ground.size),
     )
-    return Reply(answer)
 
 
 async def show_difference(call: Call) -> Reply:
@@ -59,11 +65,17 @@ async def show_difference(call: Call) -> Reply:
     later = call.services.clock() if later is None else later
     if later < earlier:
         raise Problematic(422, "invalid_query", "to is not before from")
-    found, person, changed = await difference(call.services, call.workspace_id, call.path["id"], earlier, later)
+    compared = await compare(call.services, call.workspace_id, call.path["id"], earlier, later)
+    before, after = (msgspec.structs.asdict(_known(state)) for state in (compared.before, compared.after))
     answer = wire.DataSubjectDifference(
-        id=person.state.caller_id(),
+        id=compared.person.state.caller_id(),
         from_=rfc3339(earlier),
         to=rfc3339(later),
+        facts=tuple(
+            wire.FactDifference(fact=name, before=before[name], after=after[name])
+            for name in before
+            if before[name] != after[name]
+        ),
         consents=tuple(
             wire.ConsentDifference(
                 purpose=one.purpose,
@@ -71,9 +83,9 @@ async def show_difference(call: Call) -> Reply:
                 before=None if one.before is None else _in_force(one.before),
                 after=None if one.after is None else _in_force(one.after),
             )
-            for one in changed
+            for one in compared.changed
         ),
-        revision=revision_token(found.ground.epoch, found.ground.size),
+        revision=revision_token(compared.found.ground.epoch, compared.found.ground.size),
     )
     return Reply(answer)
 

@@ -452,8 +452,8 @@ class KnownRelation(Answer, frozen=True):
     at: str
 
 
-class DataSubjectAnswer(Answer, frozen=True):
-    """What is in force for a person. `restricted_since`: since when processing is restricted."""
+class KnownFacts(Answer, frozen=True):
+    """What is known about a person. `restricted_since`: since when processing is restricted."""
 
     id: str | None
     identifiers: tuple[KnownIdentifier, ...]
@@ -464,12 +464,28 @@ class DataSubjectAnswer(Answer, frozen=True):
     guardians: tuple[KnownGuardian, ...]
     relations: tuple[KnownRelation, ...]
     restricted_since: str | None
+
+
+class DataSubjectAnswer(KnownFacts, frozen=True):
+    """What is known about a person, and what is in force."""
+
     consents: tuple[ConsentInForce, ...]
     revision: str
 
 
+class FactDifference(Answer, frozen=True):
+    """How a fact about the person differs: a member of what `GET /v1/data-subjects/{id}` answers, with both values."""
+
+    fact: str
+    before: Any
+    after: Any
+
+
 class ConsentDifference(Answer, frozen=True):
-    """How the standing of a purpose on a channel differs; null: there was none."""
+    """How the standing of a purpose on a channel differs; null: there was none.
+
+    A channel without a standing of its own has that of `*`.
+    """
 
     purpose: str
     channel: str
@@ -483,6 +499,7 @@ class DataSubjectDifference(Answer, frozen=True):
     id: str | None
     from_: str = msgspec.field(name="from")
     to: str
+    facts: tuple[FactDifference, ...]
     consents: tuple[ConsentDifference, ...]
     revision: str
 

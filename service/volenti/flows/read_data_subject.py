@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 import msgspec
@@ -67,18 +68,31 @@ class Difference(msgspec.Struct, frozen=True):
     after: InForce | None
 
 
-async def difference(
-    services: Services, workspace_id: UUID, caller_id: str, earlier: int, later: int
-) -> tuple[Found, Person, tuple[Difference, ...]]:
-    """What changed for a person between two instants, by what was recorded until each. Raises NotFound."""
+class Compared(msgspec.Struct, frozen=True):
+    """A person at two instants, by what was recorded until each: the states, and where what is in force differs."""
+
+    found: Found
+    person: Person
+    before: DataSubjectState
+    after: DataSubjectState
+    changed: tuple[Difference, ...]
+
+
+async def compare(services: Services, workspace_id: UUID, caller_id: str, earlier: int, later: int) -> Compared:
+    """What changed for a person between two instants. Raises NotFound."""
     found, person = await named(services, workspace_id, caller_id)
     entries = await _entries(services, workspace_id, person)
     before, after = (fold(one for one in entries if one.recorded_at <= at) for at in (earlier, later))
     old, new = ({(one.purpose, one.channel): one for one in _in_force(state)} for state in (before, after))
-    changed = sorted(
-        (key for key in old.keys() | new.keys() if old.get(key) != new.get(key)), key=lambda key: (key[0], key[1] or "")
-    )
-    return found, person, tuple(Difference(*key, old.get(key), new.get(key)) for key in changed)
+    scopes = sorted(old.keys() | new.keys(), key=lambda scope: (scope[0], scope[1] or ""))
+    differences = (Difference(*scope, _on(old, *scope), _on(new, *scope)) for scope in scopes)
+    return Compared(found, person, before, after, tuple(one for one in differences if one.before != one.after))
+
+
+def _on(standings: Mapping[tuple[str, str | None], InForce], purpose: str, channel: str | None) -> InForce | None:
+    """The standing on a channel: its own, else the general one."""
+    found = standings.get((purpose, channel)) or standings.get((purpose, None))
+    return None if found is None else msgspec.structs.replace(found, channel=channel)
 
 
 async def state_as_of(services: Services, workspace_id: UUID, person: Person, as_of: int) -> DataSubjectState | None:
