@@ -102,6 +102,20 @@ async def test_an_instant_that_cannot_be_asked_for_is_refused(api: Api, members:
     assert (answer["status"], answer["errors"][0]["pointer"]) == (422, f"#{pointer}")
 
 
+async def test_as_of_is_not_answered_about_whoever_has_an_identifier_now(api: Api) -> None:
+    email = {"type": "email", "value": "ana@example.org"}
+    await api.choose("cus_1", "grant", body_data_subject={"id": "cus_1", "identifiers": [email]})
+    then = await now()
+    removed = {"identifiers": {"remove": [email]}, "actor": {"type": "operator"}}
+    assert (await api.request("PATCH", "/v1/data-subjects/cus_1", removed)).status_code == 200
+    await api.choose("cus_2", "withdraw", body_data_subject={"id": "cus_2", "identifiers": [email]})
+
+    refused = await api.check("", data_subject={"identifier": email}, as_of=then)
+    assert (refused["status"], refused["errors"][0]["pointer"]) == (422, "#/data_subject/identifier")
+    assert "ana" not in str(refused)
+    assert (await api.check("cus_1", as_of=then))["reason"] == "consent.granted"
+
+
 @pytest.mark.parametrize(("member", "scope"), [("as_of", "consents:read"), ("detail", "decisions:read")])
 async def test_to_look_back_or_to_be_explained_needs_a_scope_of_its_own(api: Api, member: str, scope: str) -> None:
     value = {"as_of": await now(), "detail": "explain"}[member]

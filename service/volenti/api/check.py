@@ -273,7 +273,11 @@ def _consistency(asked: CheckRequest) -> Consistency:
 
 
 def _moment(call: Call, asked: CheckRequest) -> Moment:
-    """The instant that the question is for. Raises a 422 problem for both, for a past `at` and for a future `as_of`."""
+    """The instant that the question is for.
+
+    Raises a 422 problem for both, for a past `at`, for a future `as_of`, and for one about whoever has an identifier
+    now: who had it then is not known.
+    """
     if asked.at is not None and asked.as_of is not None:
         raise Problematic(422, "invalid_value", "ask for a later instant or as of an earlier one", pointer="/as_of")
     now = call.services.clock()
@@ -286,6 +290,9 @@ def _moment(call: Call, asked: CheckRequest) -> Moment:
         as_of = instant(asked.as_of, "/as_of")
         if as_of > now:
             raise Problematic(422, "invalid_value", "as_of lies in the past", pointer="/as_of")
+        if asked.data_subject.id is None:
+            detail = "as_of needs the caller's id of the person: an identifier may have been another's then"
+            raise Problematic(422, "invalid_value", detail, pointer="/data_subject/identifier")
         return Moment(as_of=as_of)
     return Moment()
 
