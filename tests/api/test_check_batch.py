@@ -105,6 +105,28 @@ async def test_a_batch_is_cut_after_the_item_that_decides(api: Api, semantic: st
     assert "".join(one["decision"][0] for one in answers) == decisions
 
 
+@pytest.mark.parametrize(
+    ("semantic", "items", "logged"),
+    [
+        ("all", [ASKED[0], ASKED[10], ASKED[0]], "pdp"),
+        ("stop_on_deny", [ASKED[0], ASKED[10], ASKED[0]], "pd"),
+        ("stop_on_deny", [ASKED[0], {"action": "sned"}, ASKED[0]], "p"),
+        ("stop_on_permit", [ASKED[10], {"action": "sned"}, ASKED[0], ASKED[0]], "dp"),
+    ],
+)
+async def test_what_a_cut_batch_does_not_answer_is_not_logged(
+    api: Api, semantic: str, items: list[Any], logged: str
+) -> None:
+    await people(api)
+    answers = await batch(api, items, semantic=semantic)
+    await api.services.decisions.flush()
+    pages = [(await api.get(f"/v1/data-subjects/{person}/decisions")).json() for person in ("yes", "no")]
+
+    rows = {row["decision_id"]: row["decision"] for page in pages for row in page["data"]}
+    assert "".join(rows[one["decision_id"]][0] for one in answers if one["error"] is None) == logged
+    assert len(rows) == len(logged)
+
+
 async def test_a_question_outside_the_credential_is_out_of_scope_and_no_problem(api: Api) -> None:
     await people(api)
     from volenti.flows.manage_credentials import issue

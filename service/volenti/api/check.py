@@ -90,11 +90,17 @@ async def check_batch(call: Call) -> Reply:
     items = []
     for number, raw in enumerate(batch.items, 1):
         items.append(_item(call, batch.defaults, raw))
+        if batch.semantic == "stop_on_deny" and isinstance(items[-1], _NoQuestion):
+            break  # what is no question is a deny: nothing after it is asked
         await _breathe(number)
-    questions = [item.asked for item in items if isinstance(item, _Item)]
     answers = iter(
         await check(
-            call.services, call.workspace_id, questions, component=call.caller.component, deadline_ms=_deadline(call)
+            call.services,
+            call.workspace_id,
+            [item.asked for item in items if isinstance(item, _Item)],
+            component=call.caller.component,
+            deadline_ms=_deadline(call),
+            semantic=batch.semantic,
         )
     )
     answered = []

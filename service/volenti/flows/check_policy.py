@@ -94,6 +94,8 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 Answered: TypeAlias = Checked | UnknownRevision
+Semantic: TypeAlias = Literal["all", "stop_on_deny", "stop_on_permit"]
+"""Whether several questions are answered to the last, or to the first that is denied or permitted."""
 
 
 async def check(
@@ -103,19 +105,23 @@ async def check(
     *,
     component: str = "",
     deadline_ms: int = DEADLINE_MS,
+    semantic: Semantic = "all",
 ) -> list[Answered]:
     """Decide questions on one read, at one revision, in their order, and log what was decided for now.
 
     Whatever cannot be read in time denies. What was asked for another instant permits nothing now, and is not logged.
+    What follows the answer that `semantic` stops at is neither answered nor logged.
     """
     begun = boot_seconds()
-    answers = await _answered(services, workspace_id, asked, deadline_ms, begun)
-    return [
-        _logged(services, workspace_id, component, answer, begun)
-        if isinstance(answer, Checked) and one.moment == Moment()
-        else answer
-        for one, answer in zip(asked, answers, strict=True)
-    ]
+    answers: list[Answered] = []
+    for one, answer in zip(asked, await _answered(services, workspace_id, asked, deadline_ms, begun), strict=True):
+        if isinstance(answer, Checked) and one.moment == Moment():
+            answer = _logged(services, workspace_id, component, answer, begun)
+        answers.append(answer)
+        permitted = isinstance(answer, Checked) and isinstance(answer.decision, Permit)
+        if semantic == ("stop_on_permit" if permitted else "stop_on_deny"):
+            break
+    return answers
 
 
 async def _answered(
