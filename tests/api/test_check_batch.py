@@ -83,6 +83,7 @@ async def test_a_bad_item_is_a_deny_with_its_error_and_fails_no_other(api: Api) 
         if pointer is not None:
             assert answer["error"]["errors"][0]["pointer"] == pointer
         assert answer["evidence"] == []
+        assert answer["decision_id"] is None  # it is not logged
     assert answers[1]["key"] == "b"
 
 
@@ -135,6 +136,7 @@ async def test_a_question_outside_the_credential_is_out_of_scope_and_no_problem(
     answer = await api.post("/v1/check/batch", {"items": ASKED[:1]}, authorization=f"Bearer {narrow.secret}")
     (item,) = answer.json()["items"]
     assert (item["decision"], item["reason"], item["error"]["status"]) == ("deny", "request.out_of_scope", 403)
+    assert item["decision_id"] is None
 
 
 async def test_at_most_a_thousand_items_are_taken(api: Api) -> None:

@@ -359,7 +359,7 @@ def _answer(checked: Checked, asked: CheckRequest | None, access: CheckAccessReq
         access_request=access,
         reservation=None,
         permit=None,
-        decision_id=f"dec_{checked.decision_id}" if asked is None or (asked.at or asked.as_of) is None else None,
+        decision_id=f"dec_{checked.decision_id}" if asked and (asked.at or asked.as_of) is None else None,
         evaluated_at=rfc3339(checked.evaluated_at),
         trace=_trace(checked) if asked is not None and asked.detail == "explain" else msgspec.UNSET,
     )

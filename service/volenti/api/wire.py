@@ -217,7 +217,8 @@ class CheckAccessRequest(Answer, frozen=True):
 class CheckAnswer(Answer, frozen=True):
     """The decision, why, on what evidence, and what goes with it.
 
-    `decision_id` is null where another instant was asked about: such an answer permits nothing, and is not logged.
+    `decision_id` is null where another instant was asked about, and where there was no question: such an answer permits
+    nothing, and is not logged.
     """
 
     decision: Literal["permit", "deny", "defer"]
