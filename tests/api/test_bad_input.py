@@ -332,6 +332,8 @@ UNFIT: list[tuple[str, dict[str, Any], str]] = [
     ("POST /v1/check", {"jurisdiction": "ZZ"}, "/jurisdiction"),
     ("POST /v1/check", {"jurisdiction": "UK"}, "/jurisdiction"),
     ("POST /v1/check", {"consistency": {"mode": "at_least"}}, "/consistency/revision"),
+    ("POST /v1/check", {"consistency": {"revision": "vr1.AAEAAAAAAAAABg"}}, "/consistency/revision"),
+    ("POST /v1/check", {"consistency": {"mode": "strong", "revision": "vr1.AAEAAAAAAAAABg"}}, "/consistency/revision"),
     ("POST /v1/consents", {"data_subject": {}}, "/data_subject"),
     ("POST /v1/consents", {"data_subject": {"id": "a/b"}}, "/data_subject/id"),
     ("POST /v1/consents", {"data_subject": {"id": "a", "identifiers": [{"type": "email", "value": CANARY}]}}, "/data_subject/identifiers/0/value"),

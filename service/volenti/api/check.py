@@ -269,6 +269,8 @@ def _question(asked: CheckRequest) -> Question:
 def _consistency(asked: CheckRequest) -> Consistency:
     given = asked.consistency
     if given.mode != "at_least":
+        if given.revision is not None:
+            raise Problematic(422, "revision", "a revision needs the mode at_least", pointer="/consistency/revision")
         return Consistency(given.mode)
     token = parse_revision_token(given.revision) if given.revision is not None else None
     if token is None:
