@@ -143,6 +143,11 @@ async def test_explain_tells_every_step_without_an_identifier(api: Api) -> None:
     ]
     assert steps["request"]["reasons"] == ["request.class_relaxation"]
     assert (steps["basis"]["outcome"], steps["basis"]["inputs"]["standing"]) == ("denied", "withdrawn")
+    assert steps["basis"]["ref"] == answer["evidence"][0]["entry"]
+    assert {step["ref"] for name, step in steps.items() if name != "basis"} == {None}
+    await api.choose("cus_2", "grant")
+    permitted = await api.check("cus_2", detail="explain")
+    assert [step["ref"] for step in permitted["trace"] if step["ref"]] == [permitted["evidence"][0]["entry"]]
     assert steps["scope"]["inputs"]["jurisdictions"] == ["DE"]
     assert [reason["code"] for reason in answer["reasons"]] == ["request.class_relaxation", "consent.withdrawn"]
     assert "ana@example.org" not in str(answer)

@@ -410,7 +410,8 @@ def _trace(checked: Checked) -> tuple[CheckTrace, ...]:
 def trace(steps: Iterable[Traced]) -> tuple[CheckTrace, ...]:
     """The steps of an evaluation as the wire has them."""
     return tuple(
-        CheckTrace(step=one.step, outcome=one.outcome, reasons=one.reasons, inputs=_timed(one.inputs)) for one in steps
+        CheckTrace(step=one.step, outcome=one.outcome, reasons=one.reasons, inputs=_timed(one.inputs), ref=one.ref)
+        for one in steps
     )
 
 

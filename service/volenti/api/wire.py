@@ -195,12 +195,16 @@ class CheckedPolicy(Answer, frozen=True):
 
 
 class CheckTrace(Answer, frozen=True):
-    """What a step of the evaluation looked at and found; `inputs` are codes, instants and entry ids."""
+    """What a step of the evaluation looked at and found; `inputs` are codes, instants and entry ids.
+
+    `ref` is the entry that the first of its reasons rests on.
+    """
 
     step: str
     outcome: str
     reasons: tuple[str, ...]
     inputs: dict[str, Any]
+    ref: str | None
 
 
 class CheckAccessRequest(Answer, frozen=True):

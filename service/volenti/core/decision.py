@@ -151,12 +151,16 @@ class Alternative(msgspec.Struct, frozen=True):
 
 
 class Traced(msgspec.Struct, frozen=True):
-    """What one step of the evaluation looked at and found. `inputs` are codes, instants and entry ids, never identifiers."""
+    """What one step of the evaluation looked at and found. `inputs` are codes, instants and entry ids, never identifiers.
+
+    `ref` is the entry that the first of its reasons rests on, if there is one.
+    """
 
     step: Step
     outcome: Literal["passed", "denied", "permitted"]
     reasons: tuple[str, ...]
     inputs: dict[str, Any]
+    ref: str | None = None
 
 
 def ledger_kind(event: ConsentEvent | Fact) -> str:
@@ -677,10 +681,13 @@ def explain(
 
 
 def _traced(step: Step, rule: _Rule, case: _Case) -> Traced:
-    codes = tuple(given.reason.code for given in rule(case))
-    permitting = (case.permitting().reason.code,) if step == "basis" and not codes and case.carries() else ()
-    outcome: Literal["passed", "denied", "permitted"] = "denied" if codes else "permitted" if permitting else "passed"
-    return Traced(step, outcome, codes or permitting, case.inputs(step))
+    obstacles = rule(case)
+    permitting = (case.permitting(),) if step == "basis" and not obstacles and case.carries() else ()
+    outcome: Literal["passed", "denied", "permitted"]
+    outcome = "denied" if obstacles else "permitted" if permitting else "passed"
+    found = obstacles or permitting
+    ref = found[0].event.entry if found and found[0].event is not None else None
+    return Traced(step, outcome, tuple(given.reason.code for given in found), case.inputs(step), ref)
 
 
 _STEP_NAMES: Final[tuple[Step, ...]] = (
