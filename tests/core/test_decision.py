@@ -35,6 +35,7 @@ from volenti.core.decision import (
     MOST_ENDS,
     SOUND,
     TTL_MS,
+    Decision,
     Deny,
     Permit,
     Question,
@@ -550,7 +551,7 @@ def test_an_answer_is_not_kept_beyond_a_change_of_policy_or_law(ahead: int) -> N
 def test_each_alternative_asked_itself_is_permitted(
     history: list[Entry], question: Question, place: str | None, situation: Situation
 ) -> None:
-    """It is the same question but for the channel or the topic, and only a message has other ways."""
+    """It is the same question but for the channel or the topic, and only a message has other ways. None is left out."""
     state = state_of(history, place)
     found = alternatives(POLICY, state, question, NOW, situation)
 
@@ -560,6 +561,40 @@ def test_each_alternative_asked_itself_is_permitted(
         other = msgspec.structs.replace(question, channel=one.channel, topic=one.topic)
         assert (one.channel == question.channel) is not (one.topic == question.topic)
         assert isinstance(evaluate(POLICY, state, other, NOW, situation), Permit)
+    if question.action is Action.SEND and question.purpose in POLICY.purposes:
+        others = [
+            *(msgspec.structs.replace(question, channel=channel) for channel in Channel),
+            *(
+                msgspec.structs.replace(question, topic=topic)
+                for topic in POLICY.document.topics
+                if question.topic is not None
+            ),
+        ]
+        permitted = (
+            isinstance(evaluate(POLICY, state, one, NOW, situation), Permit) for one in others if one != question
+        )
+        assert len(found) == min(sum(permitted), MOST_ALTERNATIVES)
+
+
+def test_of_five_hundred_topics_that_are_all_denied_one_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = compiled(f"""\
+controller: {{name: Acme GmbH}}
+notices: {{nl: {{version: 3, text: {{en: {{title: Newsletter, body: What is new.}}}}}}}}
+purposes: {{nl: {{class: marketing, actions: [send], basis: {{default: consent}}, channels: [email], notice: nl}}}}
+topics: {{{", ".join(f"t{number}: {{}}" for number in range(500))}}}
+""")
+    asked: list[Question] = []
+
+    def counting(policy: CompiledPolicy, state: DataSubjectState, question: Question, *rest: Any) -> Decision:
+        asked.append(question)
+        return evaluate(policy, state, question, *rest)
+
+    monkeypatch.setattr("volenti.core.decision.evaluate", counting)
+    question = msgspec.structs.replace(SEND, topic="t7")
+
+    assert alternatives(policy, EMPTY, question, NOW) == ()
+    assert [one.topic for one in asked] == ["t0"]
+    assert len(alternatives(policy, having(GRANT), question, NOW)) == MOST_ALTERNATIVES
 
 
 def test_no_more_than_eight_alternatives_are_told() -> None:

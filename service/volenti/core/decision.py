@@ -711,7 +711,10 @@ def alternatives(
     others = [msgspec.structs.replace(question, channel=channel) for channel in sorted(purpose.channels)]
     if question.topic is not None:
         topics = sorted(purpose.topics or policy.document.topics)
-        others += [msgspec.structs.replace(question, topic=topic) for topic in topics]
+        on_topics = [msgspec.structs.replace(question, topic=topic) for topic in topics]
+        # A topic decides no more than whether it may be asked about, and these may: the first one stands for all.
+        if on_topics and _permits(evaluate(policy, state, on_topics[0], now, situation)):
+            others += on_topics
     permitted = (one for one in others if one != question and _permits(evaluate(policy, state, one, now, situation)))
     return tuple(Alternative(one.channel, one.topic) for one in islice(permitted, MOST_ALTERNATIVES))
 
