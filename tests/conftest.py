@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -53,6 +54,7 @@ def ended_left_alone() -> Iterator[None]:
     """What starts or runs beside requests leaves the workspaces of ended tests alone, or each test would wait for all before it."""
     heads = ledger.heads
 
+    @wraps(heads)
     async def of_this_test(connection: Any) -> list[ledger.Head]:
         return [head for head in await heads(connection) if head.workspace_id not in _ended]
 
