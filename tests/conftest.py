@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,15 +18,49 @@ import httpx
 import pytest
 
 from deployments import dsn_on, fresh, settings_on
+from volenti.api import endpoint
 from volenti.api.app import Application, application
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import SCOPES, issue
 from volenti.flows.open_services import opened
 from volenti.flows.services import Services
 from volenti.settings import Settings
+from volenti.store import database, ledger, state_reader
 from volenti.store.embedded import Embedded
 
 _numbers = itertools.count()
+_ended: set[UUID] = set()
+"""The workspaces of tests that have ended."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """The service within the tests' own process waits longer for a connection and a read: a busy machine is no fault.
+
+    Its own deadlines hold in the processes that the fault tests start.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (endpoint, "CALLER_SECONDS"),
+            (database, "ACQUIRE_SECONDS"),
+            (state_reader, "READ_SECONDS"),
+        ):
+            patch.setattr(module, name, 10.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ended_left_alone() -> Iterator[None]:
+    """What starts or runs beside requests leaves the workspaces of ended tests alone, or each test would wait for all before it."""
+    heads = ledger.heads
+
+    @wraps(heads)
+    async def of_this_test(connection: Any) -> list[ledger.Head]:
+        return [head for head in await heads(connection) if head.workspace_id not in _ended]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "heads", of_this_test)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +96,11 @@ async def services(server: Embedded, settings: Settings) -> AsyncIterator[Servic
 
 
 @pytest.fixture
-async def workspace(services: Services) -> UUID:
+async def workspace(services: Services) -> AsyncIterator[UUID]:
     """A new workspace with the starter policy."""
-    return await create(services, f"w{os.getpid()}-{next(_numbers)}")
+    workspace = await create(services, f"w{os.getpid()}-{next(_numbers)}")
+    yield workspace
+    _ended.add(workspace)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -350,14 +350,15 @@ async def test_why_did_you_write_to_me_on_that_day_is_answered_for_that_day(api:
 
 async def test_where_rows_are_missing_the_list_says_how_many(api: Api) -> None:
     await api.choose("cus_1", "grant")
-    noon = datetime(2026, 5, 3, 12, tzinfo=UTC)
+    noon = instant(wall_clock()).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=30)
+    day = f"{noon:%Y-%m-%d}"
     async with api.services.database.workspace("volenti_app", api.workspace) as connection:
         await decision_log.insert_gap(connection, api.workspace, Gap(uuid4(), noon, noon + timedelta(seconds=2), 17))
 
-    told = [{"from": "2026-05-03T12:00:00.000Z", "to": "2026-05-03T12:00:02.000Z", "number": 17}]
+    told = [{"from": f"{day}T12:00:00.000Z", "to": f"{day}T12:00:02.000Z", "number": 17}]
     assert (await listed(api, "cus_1"))["gaps"] == told
-    assert (await listed(api, "cus_1", "?from=2026-05-03T12:00:01Z&to=2026-05-04T00:00:00Z"))["gaps"] == told
-    assert (await listed(api, "cus_1", "?from=2026-05-03T13:00:00Z"))["gaps"] == []
+    assert (await listed(api, "cus_1", f"?from={day}T12:00:01Z&to={day}T23:59:59Z"))["gaps"] == told
+    assert (await listed(api, "cus_1", f"?from={day}T13:00:00Z"))["gaps"] == []
 
 
 @pytest.mark.parametrize("query", ["from=yesterday", "to=2026-05-03", "from=2026-05-03T12:00:00", "from=0001-01-01T00:00:00%2B14:00", "cursor=x", "cursor=dec_", "limit=0", "limit=1001"])  # fmt: skip

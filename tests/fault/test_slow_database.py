@@ -106,11 +106,13 @@ async def test_a_signer_whose_connections_are_dead_costs_neither_writes_nor_chec
             signed, begun = await signed_size(deployment), time.monotonic()
             await load.acknowledges(40, seconds=20)
             assert await signed_size(deployment) == signed, "it was to be cut off"
-            assert {one.status for one in load.answered if one.begun > begun} <= {200, 201}
+            told = [one.status for one in load.answered if one.begun > begun]
+            assert set(told) <= {200, 201, 503}
+            assert told.count(503) <= len(told) / 10, "more than a busy machine refuses"
             far.proxy.plan = Plan()
             healed = time.monotonic()
             while await signed_size(deployment) < signed + 40:
-                assert time.monotonic() - healed < BACK_SECONDS, "nothing is signed again"
+                assert time.monotonic() - healed < 2 * BACK_SECONDS, "nothing is signed again"
                 await asyncio.sleep(0.1)
             print(f"signed again {time.monotonic() - healed:.1f} s after healing")
 
