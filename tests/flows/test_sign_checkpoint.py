@@ -120,7 +120,7 @@ class Passes(Checkpointer):
 
     def __init__(self, services: Services) -> None:
         super().__init__(services)
-        self.ends: list[dict[UUID, tuple[int, int]]] = []
+        self.ends: list[dict[UUID, tuple[int, int, bytes]]] = []
 
     async def sign_all(self) -> None:
         await super().sign_all()

@@ -91,7 +91,9 @@ class Services:
 
         It does not know since when its notices may be shown: good for decisions, not for writes.
         """
-        return await self._compiled(Key(workspace_id, version, activation=0, known=0), at_ms)
+        async with self.database.workspace("volenti_app", workspace_id) as connection:
+            epoch = await workspaces.epoch(connection)
+        return await self._compiled(Key(workspace_id, version, 0, epoch, known=0), at_ms)
 
     async def _compiled(self, key: Key, at_ms: int) -> CompiledPolicy:
         policy = self._policies.find(key, at_ms)
