@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -9,6 +11,9 @@ import pytest
 
 from conftest import Api
 from volenti.flows.clock import rfc3339, wall_clock
+from volenti.flows.read_data_subject import standing
+
+DAY = 86_400_000
 
 
 async def patch(api: Api, person: str, body: dict[str, Any], **headers: str) -> httpx.Response:
@@ -192,3 +197,17 @@ async def test_any_id_without_a_slash_names_its_person(api: Api, person: str) ->
     assert (await api.choose(person, "withdraw")).status_code == 201
     path = "".join(f"%{byte:02X}" for byte in person.encode())
     assert (await shown(api, path))["id"] == person
+
+
+async def test_a_grant_says_when_it_ends_and_is_expired_from_then_on(api: Api) -> None:
+    """By its own end here, for the one; by the law of an unknown place, a year, for the other."""
+    end = wall_clock() + 3 * DAY
+    await api.choose("cus_1", "grant", valid_until=rfc3339(end))
+    await api.choose("cus_1", "grant", "analytics")
+    own, lawful = sorted((await shown(api, "cus_1"))["consents"], key=lambda one: one["purpose"] != "newsletter")
+    assert (own["state"], own["valid_until"], lawful["state"]) == ("granted", rfc3339(end), "granted")
+    assert rfc3339(end) < lawful["valid_until"] <= rfc3339(wall_clock() + 366 * DAY)
+
+    for moment, states in ((end - 1, ("granted", "granted")), (end, ("granted", "expired")), (end + 400 * DAY, ("expired", "expired"))):  # fmt: skip
+        _, _, consents = await standing(replace(api.services, clock=partial(int, moment)), api.workspace, "cus_1")
+        assert tuple(one.state for one in consents) == states

@@ -215,7 +215,7 @@ def _in_force(one: InForce) -> wire.ConsentInForce:
         notice=event.notice,
         evidence_grade=f"E{event.grade}" if event.kind in PERMISSIVE else None,
         valid_from=_time(event.valid_from),
-        valid_until=_time(event.valid_until),
+        valid_until=_time(event.valid_until if one.ends_at is None else one.ends_at),
     )
 
 

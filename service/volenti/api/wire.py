@@ -430,11 +430,14 @@ class KnownIdentifier(Answer, frozen=True):
 
 
 class ConsentInForce(Answer, frozen=True):
-    """What is in force for a purpose on a channel (`*`: all the others), and the entry that decided it."""
+    """How a purpose stands on a channel (`*`: all the others), and the entry that decided it.
+
+    `valid_until`: when a grant ends, by its own end, by the policy and by the law of the place; then it is `expired`.
+    """
 
     purpose: str
     channel: str
-    state: Literal["granted", "denied", "withdrawn", "objected", "pending"]
+    state: Literal["granted", "expired", "denied", "withdrawn", "objected", "pending"]
     since: str
     entry: str
     notice: str | None

@@ -38,11 +38,11 @@ from volenti.core.data_subject import (
     consent_event,
     evolve,
 )
-from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose, lives_of
+from volenti.core.policy.compile import CompiledPolicy, CompiledPurpose
 from volenti.core.policy.document import grade_number
 from volenti.core.policy.duration import expires_at
 from volenti.core.policy.notice import PublishedNotice
-from volenti.core.validity import adult_at, ends_at, of_age, terms_of
+from volenti.core.validity import end_of, of_age, terms_of
 
 AHEAD_MS = 300_000
 """A grant may be dated this far ahead of the service's clock, for clocks that differ; more is refused."""
@@ -319,19 +319,14 @@ def _renewing(
     before = tuple(event for event in live(state.on(choice.purpose)) if event.occurred_at <= at)
     standings = [settle(before, channel) for channel in choice.channels or (None,)]
     grants = [one.decided_by for one in standings if one.state == "granted" and one.decided_by is not None]
-    ended = any(_ended(grant, purpose, state, at) for grant in grants)
+    ends = [end_of(grant, purpose, state) for grant in grants]
+    ended = any(end is not None and at >= end for end in ends)
     if len(grants) < len(standings) or ended or command.actor not in ("data_subject", "guardian"):
         return Refusal(
             "not_renewable", "a person renews a consent that is in force; what has ended is given anew", pointer
         )
     renewed = tuple(sorted({grant.entry for grant in grants}))
     return msgspec.structs.replace(choice, notice=choice.notice or grants[0].notice, renews=renewed)
-
-
-def _ended(grant: ConsentEvent, purpose: CompiledPurpose, state: DataSubjectState, at: int) -> bool:
-    terms = terms_of(purpose, state)
-    end = ends_at(grant, lives_of(purpose, terms), adult_at(state, terms.age_of_consent))
-    return end is not None and at >= end
 
 
 def _voiding(choice: Choice, command: Command, events: tuple[ConsentEvent, ...], pointer: str) -> Choice | Refusal:

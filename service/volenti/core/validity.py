@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from volenti.core.consent import ConsentEvent
 from volenti.core.data_subject import DataSubjectState, comes_of_age
-from volenti.core.policy.compile import CompiledPurpose, terms_for
+from volenti.core.policy.compile import CompiledPurpose, lives_of, terms_for
 from volenti.core.policy.duration import Duration, expires_at
 from volenti.core.policy.terms import Terms, merged
 
@@ -29,6 +29,12 @@ def terms_of(purpose: CompiledPurpose, state: DataSubjectState, stated: str | No
 def adult_at(state: DataSubjectState, age_of_consent: int | None) -> int | None:
     """When the person may consent alone; None where nobody knows their age, or no age is set."""
     return comes_of_age(state.birth_date, age_of_consent) if state.birth_date and age_of_consent is not None else None
+
+
+def end_of(grant: ConsentEvent, purpose: CompiledPurpose, state: DataSubjectState) -> int | None:
+    """When a grant ends where the person lives, for whatever the purpose does; None if it does not."""
+    terms = terms_of(purpose, state)
+    return ends_at(grant, lives_of(purpose, terms), adult_at(state, terms.age_of_consent))
 
 
 def of_age(purpose: CompiledPurpose, state: DataSubjectState, at: int) -> bool | None:

@@ -10,6 +10,8 @@ import msgspec
 from volenti.core.consent import ConsentEvent, in_force, scopes, settle
 from volenti.core.data_subject import ConsentRecorded, DataSubjectState, Entry, consent_event, fold
 from volenti.core.entry import decode
+from volenti.core.policy.compile import CompiledPolicy
+from volenti.core.validity import end_of
 from volenti.errors import NotFound
 from volenti.flows.find_data_subject import Found, Person, named
 from volenti.flows.seal_entries import open_entry
@@ -18,12 +20,16 @@ from volenti.store import data_subjects
 
 
 class InForce(msgspec.Struct, frozen=True):
-    """The standing of a purpose on a channel; None stands for every channel that has none of its own."""
+    """The standing of a purpose on a channel; None stands for every channel that has none of its own.
+
+    `ends_at`: when a grant ends (milliseconds UTC), by its own end, the policy's and the law's; then it is `expired`.
+    """
 
     purpose: str
     channel: str | None
     state: str
     event: ConsentEvent
+    ends_at: int | None = None
 
 
 class Past(msgspec.Struct, frozen=True):
@@ -44,7 +50,22 @@ async def standing(
     state = person.state if as_of is None else await state_as_of(services, workspace_id, person, as_of)
     if state is None:
         raise NotFound("the person was not known then")
-    return found, state, _in_force(state)
+    return found, state, await _at(services, workspace_id, state, services.clock() if as_of is None else as_of)
+
+
+async def _at(services: Services, workspace_id: UUID, state: DataSubjectState, at: int) -> tuple[InForce, ...]:
+    """What a state comes to at an instant, under the policy that was in force then."""
+    _, policy = await services.policy_in_force(workspace_id, at, at) or (None, None)
+    return tuple(_ending(one, policy, state, at) for one in _in_force(state))
+
+
+def _ending(one: InForce, policy: CompiledPolicy | None, state: DataSubjectState, at: int) -> InForce:
+    purpose = None if policy is None else policy.purposes.get(one.purpose)
+    if one.state != "granted" or purpose is None:
+        return one
+    ends_at = end_of(one.event, purpose, state)
+    ended = ends_at is not None and at >= ends_at
+    return msgspec.structs.replace(one, state="expired" if ended else one.state, ends_at=ends_at)
 
 
 def _in_force(state: DataSubjectState) -> tuple[InForce, ...]:
@@ -83,7 +104,10 @@ async def compare(services: Services, workspace_id: UUID, caller_id: str, earlie
     found, person = await named(services, workspace_id, caller_id)
     entries = await _entries(services, workspace_id, person)
     before, after = (fold(one for one in entries if one.recorded_at <= at) for at in (earlier, later))
-    old, new = ({(one.purpose, one.channel): one for one in _in_force(state)} for state in (before, after))
+    old, new = [
+        {(one.purpose, one.channel): one for one in await _at(services, workspace_id, state, at)}
+        for state, at in ((before, earlier), (after, later))
+    ]
     scopes = sorted(old.keys() | new.keys(), key=lambda scope: (scope[0], scope[1] or ""))
     differences = (Difference(*scope, _on(old, *scope), _on(new, *scope)) for scope in scopes)
     return Compared(found, person, before, after, tuple(one for one in differences if one.before != one.after))
