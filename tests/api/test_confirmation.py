@@ -68,6 +68,21 @@ async def test_a_grant_without_confirmation_waits_and_its_page_confirms_it(doubl
     assert answer["evidence"][0]["notice"] == "newsletter@1"
 
 
+async def test_what_a_guardian_asked_for_the_guardian_confirms(doubly: Api) -> None:
+    mother = {"id": "cus_2", "method": "id_check", "since": "2026-01-01T00:00:00.000Z"}
+    child = {"birth_date": "2015-05-01", "jurisdiction": "DE", "guardian": mother, "actor": {"type": "operator"}}
+    await doubly.choose("cus_1", "acknowledge", notice="newsletter@1")
+    assert (await doubly.request("PATCH", "/v1/data-subjects/cus_1", child)).status_code == 200
+    recorded = await requested(doubly, body_actor={"type": "guardian", "id": "cus_2"})
+
+    done = await open_page(doubly, path_of(recorded), "POST")
+    assert (done.status_code, "confirmed" in done.text) == (200, True)
+    assert (await doubly.check("cus_1"))["reason"] == "consent.granted"
+    confirmed = (await doubly.get("/v1/data-subjects/cus_1/history")).json()["data"][-1]
+    assert (confirmed["kind"], confirmed["actor"]) == ("consent.confirmed", "guardian")
+    assert confirmed["detail"]["guardian"] == "cus_2"
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 async def test_opening_a_page_in_any_way_confirms_nothing(doubly: Api, method: str) -> None:
     recorded = await requested(doubly)

@@ -10,7 +10,7 @@ import msgspec
 
 from volenti.core.admission import Choice, Command, Refusal
 from volenti.core.consent import ConsentEvent, Standing
-from volenti.core.data_subject import Act, DataSubjectState, Evidence, Identifier
+from volenti.core.data_subject import Act, ConsentRecorded, DataSubjectState, Evidence, Identifier
 from volenti.core.policy.canonical import parse_document
 from volenti.core.policy.compile import CompiledPolicy
 from volenti.core.policy.document import NoticeText
@@ -18,9 +18,10 @@ from volenti.errors import Unavailable
 from volenti.flows.find_data_subject import Person
 from volenti.flows.open_link import NoLink, open_link
 from volenti.flows.record_consents import IdentifierTaken, KeyMisused, Recorded, record
+from volenti.flows.seal_entries import open_entry
 from volenti.flows.services import Services
 from volenti.keys.links import ConfirmationLink, read_confirmation, sign_confirmation
-from volenti.store import policies
+from volenti.store import data_subjects, policies
 
 METHOD = "email_link"
 COMPONENT = "confirmation_page"
@@ -87,8 +88,10 @@ async def confirm(services: Services, token: str) -> Shown:
     if not isinstance(shown, Waiting):
         return shown
     now = services.clock()
+    guardian = await _guardian(services, link, person)
     command = Command(
-        actor="data_subject",
+        actor="data_subject" if guardian is None else "guardian",
+        guardian=guardian,
         component=COMPONENT,
         choices=tuple(Choice(kind="confirm", purpose=one.purpose, names=str(link.entry)) for one in shown.offered),
         method=METHOD,
@@ -139,6 +142,16 @@ async def _stands(services: Services, link: ConfirmationLink, person: Person, po
         for purpose, request in waiting
     ]
     return Waiting(policy, tuple(offered), language)
+
+
+async def _guardian(services: Services, link: ConfirmationLink, person: Person) -> str | None:
+    """Who asked for the consent in the person's place, and so confirms it: the caller's id of the guardian."""
+    if all(request.actor != "guardian" for _, request in _requests(person.state, str(link.entry))):
+        return None
+    async with services.database.workspace("volenti_app", link.workspace) as connection:
+        payloads = await data_subjects.payloads(connection, link.workspace, link.holder)
+    asked = next(open_entry(link.workspace, person.key, one) for one in payloads if one.entry_id == link.entry)
+    return asked.event.guardian if isinstance(asked.event, ConsentRecorded) else None
 
 
 async def _words(
