@@ -198,7 +198,7 @@ def nextval_index(patch: pytest.MonkeyPatch) -> None:
             "h.size + row_number() OVER (ORDER BY o) - 1 AS ix", "nextval('volenti.bad') AS ix", 1
         )
 
-    _migrated(patch, "append", change)
+    _migrated(patch, "ids_of_all_logs", change)
 
 
 def rls_off(patch: pytest.MonkeyPatch) -> None:

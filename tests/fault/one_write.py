@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from volenti.errors import Unavailable
+from volenti.store import anchor as anchor_store
 from volenti.store.anchor import FileAnchor
 from volenti.store.journal import Journal, Line
 
@@ -22,6 +23,7 @@ LINES = [
 
 
 async def move_anchor(folder: Path) -> None:
+    anchor_store.THREADS = 1
     anchor = FileAnchor(folder)
     try:
         print(await anchor.swap(ORIGIN, await anchor.read(ORIGIN), NEW), flush=True)

@@ -260,17 +260,32 @@ class Workspace:
             person.jurisdiction, changed = request.jurisdiction, True
         self.people[request.person] = person
         first = self.size
-        self.size += changed + len(request.choices)
-        events = [
-            self._event(choice, request, now, first + changed + position)
-            for position, choice in enumerate(request.choices)
-        ]
-        person.events += events
+        entries = self._restrict_owner(request, now)
+        self.size += changed
+        entries += [(UPDATED, True)] * changed
+        events = self._events(request.choices, request, now, person)
         if request.offer is not None and self.size > first and _grants(request):
             self.used_offers.add(request.offer.token)
-        entries = [(UPDATED, True)] * changed
         entries += [(f"consent.{ENTRY_KINDS[event.choice.kind]}", person.in_force(event)) for event in events]
         return Accepted(first, tuple(entries))
+
+    def _restrict_owner(self, request: Request, now: int) -> list[tuple[str, bool]]:
+        """A restriction that names somebody else's address is theirs as well."""
+        owner = self._owner(request.email) if request.email is not None else None
+        if owner in (None, request.person):
+            return []
+        restricted = self.people[owner]
+        events = self._events(request.choices, request, now, restricted)
+        return [(f"consent.{ENTRY_KINDS[event.choice.kind]}", restricted.in_force(event)) for event in events]
+
+    def _events(self, choices: tuple[Choice, ...], request: Request, now: int, person: Person) -> list[Event]:
+        """Add the choices to what is on record about a person; gives them as they were recorded."""
+        events = []
+        for choice in choices:
+            events.append(self._event(choice, request, now, self.size, person))
+            person.events.append(events[-1])
+            self.size += 1
+        return events
 
     def _owner(self, email: str) -> str | None:
         return next((name for name, person in self.people.items() if email in person.emails), None)
@@ -291,7 +306,7 @@ class Workspace:
             faults = set(self.faults(choice, request, now, before))
             if faults:
                 return wrong | faults
-            before.events.append(self._event(choice, request, now, self.size + position))
+            before.events.append(self._event(choice, request, now, self.size + position, before))
         return wrong
 
     def faults(self, choice: Choice, request: Request, now: int, before: Person) -> Iterator[str]:
@@ -312,7 +327,8 @@ class Workspace:
             yield "purpose_retired"
         if not set(choice.channels) <= set(purpose.get("channels", ())):
             yield "channel_unknown"
-        if at > now + AHEAD:
+        acts = [act for act in (request.confirmed_at, request.authenticated_at) if act is not None]
+        if any(one > now + AHEAD for one in (at, *acts)):
             yield "dated_ahead"
         if choice.notice is None:
             if request.actor != "import":
@@ -328,7 +344,7 @@ class Workspace:
                 yield "not_affirmative"
             if choice.purpose not in request.offer.purposes or choice.notice not in request.offer.notices:
                 yield "offer_invalid"
-        if self._guarded(self._event(choice, request, now, self.size), before):
+        if self._guarded(self._event(choice, request, now, self.size, before), before):
             yield "resubscribe_requires_data_subject_act"
 
     def _guarded(self, grant: Event, person: Person) -> bool:
@@ -341,16 +357,23 @@ class Workspace:
             for refusal in fold(earlier, channel).refusals
         )
 
-    def _event(self, choice: Choice, request: Request, now: int, index: int) -> Event:
+    def _event(self, choice: Choice, request: Request, now: int, index: int, person: Person) -> Event:
         occurred = min(now, now if choice.at is None else choice.at)
         terms = self.policy["purposes"][choice.purpose].get("consent", {})
-        acts = [at for at in (request.confirmed_at, request.authenticated_at) if at is not None]
+        telling = (request.confirmed_at, None if request.actor == "import" else request.authenticated_at)
+        acts = [at for at in telling if at is not None]
+        before = Person(events=[event for event in person.on(choice.purpose) if event.occurred_at <= occurred])
+        confirmed = request.confirmed_at is not None and all(
+            refusal.occurred_at < request.confirmed_at
+            for channel in choice.channels or before.scopes(choice.purpose)
+            for refusal in fold(before.events, channel).refusals
+        )
         return Event(
             index=index,
             choice=choice,
             occurred_at=occurred,
             actor=request.actor,
-            grade=_grade(request, occurred, now),
+            grade=_grade(request, occurred, now, confirmed),
             minimum=int(terms.get("minimum_evidence", "E0")[1]),
             proved_at=max(acts, default=None),
         )
@@ -383,8 +406,9 @@ def _grants(request: Request) -> bool:
     return any(choice.kind in PERMISSIVE for choice in request.choices)
 
 
-def _grade(request: Request, occurred: int, now: int) -> int:
-    confirmed, authenticated = request.confirmed_at is not None, request.authenticated_at is not None
+def _grade(request: Request, occurred: int, now: int, confirmed: bool) -> int:
+    """`confirmed`: later than every refusal that stands."""
+    authenticated = request.authenticated_at is not None
     if now - occurred >= BACKDATED:
         return E0
     if request.actor == "import":
@@ -461,7 +485,8 @@ def _opted_out_of_sale(case: _Case) -> bool:
 
 
 def _objected(case: _Case) -> Iterator[str]:
-    if case.basis not in IGNORES_CHOICES:
+    assert case.purpose is not None
+    if case.basis not in IGNORES_CHOICES or case.purpose.get("class") == "marketing":
         if case.standing.state == "objected":
             yield "objection.recorded"
         elif _opted_out_of_sale(case):
