@@ -151,15 +151,6 @@ class Person:
         named = {channel for event in self.on(purpose) for channel in event.choice.channels}
         return [None, *sorted(named)]
 
-    def standings(self) -> set[tuple[str, str, str]]:
-        """What is in force: purpose, channel (`*`: all others) and state."""
-        return {
-            (purpose, channel or "*", state)
-            for purpose in {event.choice.purpose for event in self.events}
-            for channel in self.scopes(purpose)
-            if (state := fold(self.on(purpose), channel).state) != "unknown"
-        }
-
     def in_force(self, event: Event) -> bool:
         """What the event asks for holds: a grant decides a channel, a restriction leaves none of its channels granted."""
         purpose = event.choice.purpose
@@ -323,7 +314,7 @@ class Workspace:
             yield "not_affirmative"
         if request.actor == "guardian":  # nobody here has one on record
             yield "guardian_unknown"
-        if "retired_at" in purpose and now >= instant(purpose["retired_at"]):
+        if self.retired(choice.purpose, now):
             yield "purpose_retired"
         if not set(choice.channels) <= set(purpose.get("channels", ())):
             yield "channel_unknown"
@@ -390,6 +381,28 @@ class Workspace:
         found |= {instant(one["retired_at"]) for one in self.policy["purposes"].values() if "retired_at" in one}
         return sorted(at for at in found if at > now)
 
+    def standings(self, person: Person, now: int) -> set[tuple[str, str, str]]:
+        """How a person's choices stand: purpose, channel (`*`: all others) and state; a grant that has ended is expired."""
+        found = set()
+        for purpose in {event.choice.purpose for event in person.events}:
+            for channel in person.scopes(purpose):
+                standing = fold(person.on(purpose), channel)
+                ended = standing.state == "granted" and self.ended(standing, purpose, now)
+                found.add((purpose, channel or "*", "expired" if ended else standing.state))
+        return {one for one in found if one[2] != "unknown"}
+
+    def ended(self, standing: Standing, purpose: str, now: int) -> bool:
+        assert standing.by is not None
+        terms = self.policy["purposes"].get(purpose, {}).get("consent", {})
+        ends = [end for end in (standing.by.choice.valid_until,) if end is not None]
+        if "valid_for" in terms:
+            ends.append(standing.by.occurred_at + days(terms["valid_for"]))
+        return any(now >= end for end in ends)
+
+    def retired(self, purpose: str, now: int) -> bool:
+        known = self.policy["purposes"][purpose]
+        return "retired_at" in known and now >= instant(known["retired_at"])
+
     def decide(self, question: Question, now: int) -> Answer:
         """Deny where a layer denies, by the first one; else permit by a valid grant, or by the basis that holds without."""
         case = _Case(self, question, now)
@@ -452,11 +465,8 @@ class _Case:
         assert standing.by is not None
         assert self.purpose is not None
         event, terms = standing.by, self.purpose.get("consent", {})
-        ends = [end for end in (event.choice.valid_until,) if end is not None]
-        if "valid_for" in terms:
-            ends.append(event.occurred_at + days(terms["valid_for"]))
         found = set()
-        if any(self.now >= end for end in ends):
+        if self.workspace.ended(standing, self.question.purpose, self.now):
             found.add("consent.expired")
         if event.choice.notice is not None and self.purpose.get("notice") is not None:
             notice, _, version = event.choice.notice.partition("@")
@@ -475,7 +485,7 @@ def _unfit(case: _Case) -> Iterator[str]:
         yield "request.action_not_in_purpose"
     if case.question.channel is not None and case.question.channel not in case.purpose.get("channels", ()):
         yield "request.channel_unknown"
-    if "retired_at" in case.purpose and case.now >= instant(case.purpose["retired_at"]):
+    if case.workspace.retired(case.question.purpose, case.now):
         yield "purpose.retired"
 
 

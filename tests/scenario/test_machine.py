@@ -472,15 +472,23 @@ class Machine(RuleBasedStateMachine):
 
     @rule(preset=st.sampled_from((False, False, False, True)))
     def show(self, preset: bool) -> None:
-        """Offer everything that has a notice; the newest offer is the one that a request carries."""
+        """Offer everything that has a notice and is not retired; the newest offer is the one that a request carries."""
         purposes = ["newsletter", "tips", "sharing"]
-        request = {"purposes": purposes, "surface": SURFACE, "language": "en", "preset": ["newsletter"] if preset else []}  # fmt: skip
-        answer = self.house.call(self.next_api().post, "/v1/offers", request)
+        if any(self.model.retired(key, self.now) for key in purposes):
+            refused = self.offered(purposes, [])
+            assert (refused.status_code, kind_of(refused)) == (409, "purpose_retired")
+            purposes = [key for key in purposes if not self.model.retired(key, self.now)]
+        presets = ["newsletter"] if preset and "newsletter" in purposes else []
+        answer = self.offered(purposes, presets)
         assert answer.status_code == 201, answer.text
         body = answer.json()
         notices = frozenset(f"{key}@{self.model.policy['notices'][key]['version']}" for key in purposes)
         assert {one["notice"] for one in body["notices"]} == notices
-        self.offers.append(Offer(body["offer"], self.now, frozenset(purposes), notices, frozenset(request["preset"])))
+        self.offers.append(Offer(body["offer"], self.now, frozenset(purposes), notices, frozenset(presets)))
+
+    def offered(self, purposes: list[str], presets: list[str]) -> httpx.Response:
+        request = {"purposes": purposes, "surface": SURFACE, "language": "en", "preset": presets}
+        return self.house.call(self.next_api().post, "/v1/offers", request)
 
     @rule(person=PERSON, how=CIRCUMSTANCES)
     def state_facts(self, person: str, how: Circumstances) -> None:
@@ -763,7 +771,7 @@ class Machine(RuleBasedStateMachine):
         for name, person in self.model.people.items():
             shown = self.house.call(self.next_api().get, f"/v1/data-subjects/{name}").json()
             standings = {(one["purpose"], one["channel"], one["state"]) for one in shown["consents"]}
-            assert standings == person.standings()
+            assert standings == self.model.standings(person, self.now)
             assert shown["jurisdiction"] == person.jurisdiction
             past = self.house.call(self.next_api().get, f"/v1/data-subjects/{name}/history?limit=1000").json()["data"]
             choices = [one for one in past if one["kind"].startswith("consent.")]
