@@ -281,7 +281,8 @@ def test_who_was_added_to_a_notice_gets_nothing_by_an_older_grant(notice: str | 
 
 
 def test_an_error_in_a_rule_denies_in_the_place_of_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = DataSubjectState(restriction=Fact("r", "data_subject.restricted", NOW - DAY))
+    restriction = Fact("r", "data_subject.restricted", NOW - DAY)
+    state = DataSubjectState(jurisdiction="DE", birth_date="2015-01-01", restriction=restriction)
     question = Question(action=Action.SEND, purpose="both", channel=Channel.EMAIL, every_reason=True)
     monkeypatch.setattr("volenti.core.decision._Case._consent_binds", lambda _: 1 / 0)
 

@@ -185,9 +185,10 @@ def _evaluate(
     if unsound or policy is None:
         return Deny(tuple(Given(reason(code)) for code in unsound), now + 1)
     valid_until = now + TTL_MS.get(question.action, _DEFAULT_TTL_MS)
-    for ends in (situation.policy_until, policy.changes_at_ms):  # by our clock they may be over already
-        if ends is not None:
-            valid_until = max(min(valid_until, ends), now + 1)
+    if situation.policy_until is not None:  # by our clock it may be over already
+        valid_until = max(min(valid_until, situation.policy_until), now + 1)
+    if policy.changes_at_ms is not None and policy.changes_at_ms < valid_until:
+        valid_until = max(policy.changes_at_ms, now + 1)
     purpose = policy.purposes.get(question.purpose)
     if purpose is None:
         return Deny((Given(reason("request.purpose_unknown")),), valid_until)
@@ -195,24 +196,20 @@ def _evaluate(
     case = _case(policy, purpose, state, question, now)
     obstacles: Obstacles = ()
     for step in _PERSONAL:
-        obstacles += _found(step, case)
-        if obstacles and not question.every_reason:
-            break
+        try:
+            found = step(case)
+        except Exception:  # noqa: BLE001 - as in `evaluate`: it denies in the place of the step
+            found = (Given(reason("system.evaluation_error")),)
+        if found:
+            obstacles += found if len(found) == 1 else tuple(sorted(found, key=lambda given: given.reason.number))
+            if not question.every_reason:
+                break
     for change in case.changes():
         if change is not None and now < change < valid_until:
             valid_until = change
     if obstacles:
         return Deny(obstacles, valid_until)
     return Permit((case.permitting(),), case.obligations(), valid_until)
-
-
-def _found(step: _Rule, case: _Case) -> Obstacles:
-    """What a step finds, by number. An error inside its rules denies, in the step's place."""
-    try:
-        found = step(case)
-    except Exception:  # noqa: BLE001 - as in `evaluate`
-        return (Given(reason("system.evaluation_error")),)
-    return found if len(found) < 2 else tuple(sorted(found, key=lambda given: given.reason.number))
 
 
 def _system(policy: CompiledPolicy | None, question: Question, situation: Situation) -> tuple[str, ...]:
@@ -265,7 +262,9 @@ class _Case:
         channel = question.channel
         self.standing = self._on_any_channel() if channel is None else self.choices.standing(channel)
         self.flaws = self._flaws(self.standing) if self.standing.state == "granted" else ()
-        self.carried = self.standing.state == "granted" and not self.flaws and not self._immature()
+        self.carried = self.standing.state == "granted" and not self.flaws
+        if self.carried and state.birth_date:
+            self.carried = not self._immature()
         self.kept_until = None if premises.purpose.retention is None else self._kept_until(premises.purpose.retention)
         self._obligations_found: tuple[Obligation, ...] | None = None
         self._served_by: dict[tuple[str, Action], _Case] = {}
@@ -291,8 +290,8 @@ class _Case:
         return required is None or event.occurred_at < comes_of_age(self.state.birth_date, required)
 
     def _is_child(self) -> bool:
-        """True if the person is known to be too young to consent alone."""
-        return bool(self.state.birth_date) and self._younger_than(self.terms.age_of_consent)
+        """True if the person, whose age is known, is too young to consent alone."""
+        return self._younger_than(self.terms.age_of_consent)
 
     def _younger_than(self, years: int | None) -> bool:
         """True if the person, whose age is known, is younger. Whose age nobody knows is not treated as a child."""
@@ -348,11 +347,11 @@ class _Case:
         found: Obstacles = ()
         if self.state.restriction is not None and self.basis not in _OUTLASTS_RESTRICTION:
             found += (Given(reason("data_subject.processing_restricted"), self.state.restriction),)
-        if self._consent_binds():
-            if self._immature():
-                found += (Given(reason("data_subject.minor_no_guardian"), self.standing.decided_by),)
-            elif self.standing.state == "unknown" and self._is_child():
+        if self.state.birth_date and self._is_child() and self._consent_binds():
+            if self.standing.state == "unknown":
                 found += (Given(reason("data_subject.minor_no_guardian")),)
+            elif self._immature():
+                found += (Given(reason("data_subject.minor_no_guardian"), self.standing.decided_by),)
         return found
 
     def scope(self) -> Obstacles:
@@ -371,7 +370,8 @@ class _Case:
         return found
 
     def objections(self) -> Obstacles:
-        if not self._objections_bind():
+        """Against marketing, and what serves it, an objection is heard whatever basis it claims."""
+        if self.basis in _IGNORES_CHOICES and not self.premises.objections_absolute:
             return ()
         if self.standing.state == "objected":
             return (Given(reason("objection.recorded"), self.standing.decided_by),)
@@ -418,10 +418,6 @@ class _Case:
         return (Given(reason("obligation.unsupported")),)
 
     # ---- what the steps ask
-
-    def _objections_bind(self) -> bool:
-        """True if who objects is heard: always against marketing and what serves it, whatever basis it claims."""
-        return self.premises.objections_absolute or self.basis not in _IGNORES_CHOICES
 
     def _consent_binds(self) -> bool:
         """True if only a consent permits: nothing else stands in for it, as a relation does under soft opt-in."""
@@ -477,7 +473,8 @@ class _Case:
 
     def carries(self) -> bool:
         """True if the basis permits where its own step finds no obstacle: what objections and prohibitions deny, other steps say."""
-        objected = self.standing.state == "objected" and self._objections_bind()
+        heard = self.premises.objections_absolute or self.basis not in _IGNORES_CHOICES
+        objected = self.standing.state == "objected" and heard
         return self.basis is not LawfulBasis.PROHIBITED and not objected
 
     def obligations(self) -> tuple[Obligation, ...]:
