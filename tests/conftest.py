@@ -18,35 +18,18 @@ import httpx
 import pytest
 
 from deployments import dsn_on, fresh, settings_on
-from volenti.api import endpoint
 from volenti.api.app import Application, application
 from volenti.flows.create_workspace import create
 from volenti.flows.manage_credentials import SCOPES, issue
 from volenti.flows.open_services import opened
 from volenti.flows.services import Services
 from volenti.settings import Settings
-from volenti.store import database, ledger, state_reader
+from volenti.store import ledger
 from volenti.store.embedded import Embedded
 
 _numbers = itertools.count()
 _ended: set[UUID] = set()
 """The workspaces of tests that have ended."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def patient() -> Iterator[None]:
-    """The service within the tests' own process waits longer for a connection and a read: a busy machine is no fault.
-
-    Its own deadlines hold in the processes that the fault tests start.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name in (
-            (endpoint, "CALLER_SECONDS"),
-            (database, "ACQUIRE_SECONDS"),
-            (state_reader, "READ_SECONDS"),
-        ):
-            patch.setattr(module, name, 10.0)
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

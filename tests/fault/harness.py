@@ -545,25 +545,12 @@ class Answered:
 
 
 class Client:
-    """One credential's requests, to any replica.
-
-    A patient one gives checks the longest deadline, and asks again what was answered 503: for a test in which that would
-    only say that the machine is busy.
-    """
+    """One credential's requests, to any replica."""
 
     def __init__(
-        self,
-        deployment: Deployment,
-        *,
-        connections: int = 32,
-        secret: str | None = None,
-        keep: bool = True,
-        patient: bool = False,
+        self, deployment: Deployment, *, connections: int = 32, secret: str | None = None, keep: bool = True
     ) -> None:
-        self._patient = patient
         self._headers = {"authorization": f"Bearer {secret or deployment.secret}", "content-type": "application/json"}
-        if patient:
-            self._headers["volenti-deadline-ms"] = "5000"
         limits = httpx.Limits(
             max_connections=connections, max_keepalive_connections=None if keep else 0
         )  # who stood still closes what was idle meanwhile, with the request in it
@@ -576,12 +563,12 @@ class Client:
         await self._http.aclose()
 
     async def get(self, replica: Replica, path: str) -> httpx.Response:
-        return await self._send("GET", replica, path)
+        return await self._http.get(f"{replica.url}{path}", headers=self._headers)
 
     async def offer(self, replica: Replica) -> Offer:
         """An offer of the newsletter. Raises a transport error, or what httpx makes of another status than 2xx."""
         request = {"purposes": ["newsletter"], "surface": SURFACE, "language": "en"}
-        answer = await self._send("POST", replica, "/v1/offers", request)
+        answer = await self._http.post(f"{replica.url}/v1/offers", content=json.dumps(request), headers=self._headers)
         return Offer(answer.raise_for_status().json()["offer"], time.monotonic())
 
     async def record(self, replica: Replica, choice: Choice) -> httpx.Response:
@@ -597,7 +584,8 @@ class Client:
         if choice.offer is not None:
             event["notice"] = "newsletter@1"
             request["evidence"] = {"offer": choice.offer}
-        return await self._send("POST", replica, "/v1/consents", request, {"idempotency-key": choice.key})
+        headers = {**self._headers, "idempotency-key": choice.key}
+        return await self._http.post(f"{replica.url}/v1/consents", content=json.dumps(request), headers=headers)
 
     async def check(self, replica: Replica, person: str, **members: Any) -> httpx.Response:
         question = {
@@ -607,20 +595,7 @@ class Client:
             "channel": "email",
             **members,
         }
-        return await self._send("POST", replica, "/v1/check", question)
-
-    async def _send(
-        self, method: str, replica: Replica, path: str, body: Any = None, headers: Mapping[str, str] = {}
-    ) -> httpx.Response:
-        content = None if body is None else json.dumps(body)
-        begun = time.monotonic()
-        while True:
-            answer = await self._http.request(
-                method, f"{replica.url}{path}", content=content, headers={**self._headers, **headers}
-            )
-            if answer.status_code != 503 or not self._patient or time.monotonic() - begun > REQUEST_SECONDS:
-                return answer
-            await asyncio.sleep(0.1)
+        return await self._http.post(f"{replica.url}/v1/check", content=json.dumps(question), headers=self._headers)
 
 
 async def _all(tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -735,7 +710,7 @@ class Load(AbstractAsyncContextManager["Load"]):
         late = [one for one in self.answered if one.took > ANSWER_SECONDS[one.path]]
         assert late == [], f"{len(late)} attempts were answered too late"
         told = len(self.writes)
-        async with Client(self.deployment, patient=True) as client:
+        async with Client(self.deployment) as client:
             if replay:
                 again = self._pick.sample(self.writes, min(told, REPLAYS))
                 await _all(self._replay(client, write) for write in again)

@@ -22,8 +22,9 @@ from volenti.flows.record_consents import Recorded, record
 pytestmark = fault
 
 JUMPS = ("-1h", "+1h", "-2d", "+2d") if LONG else ("-1h", "+2d")
-NOTICED_SECONDS = 30.0
-SIGNED_SECONDS = 20.0
+JUMPED_SECONDS = 1.2
+NOTICED_SECONDS = 10.0
+SIGNED_SECONDS = 5.0
 PACKAGE = importlib.util.find_spec("libfaketime")  # found, not imported: its import changes the process
 LIBRARY = next(Path(PACKAGE.origin).parent.rglob("libfaketime.so.1"), None) if PACKAGE and PACKAGE.origin else None
 
@@ -106,16 +107,13 @@ async def test_nothing_is_signed_while_the_clock_stands_before_the_newest_checkp
             for by in JUMPS:
                 await jumpy.jump(by, client)
                 await asyncio.sleep(0.3)  # a pass of the checkpointer that had begun
-                told = refusals(jumpy.jumping)
                 size = await grown(deployment)
                 if by.startswith("-"):
-                    deadline = time.monotonic() + SIGNED_SECONDS
-                    while refusals(jumpy.jumping) < told + 2:
-                        assert time.monotonic() < deadline, "it does not say why nothing is signed"
-                        await asyncio.sleep(0.05)
+                    await asyncio.sleep(JUMPED_SECONDS)
                     assert await signed_size(deployment) < size, (
                         f"signed at {by}, before the checkpoint that it follows"
                     )
+                    assert "the clock stands before the newest checkpoint" in jumpy.jumping.log.read_text()
                     await jumpy.jump("+0", client)
                 deadline = time.monotonic() + SIGNED_SECONDS
                 while await signed_size(deployment) < size:
@@ -125,11 +123,6 @@ async def test_nothing_is_signed_while_the_clock_stands_before_the_newest_checkp
     await deployment.whole()
     await deployment.audit()
     await deployment.settled()
-
-
-def refusals(replica: Replica) -> int:
-    """How often it has said so far that it signs nothing in the past."""
-    return replica.log.read_text().count("the clock stands before the newest checkpoint")
 
 
 async def grown(deployment: Deployment) -> int:

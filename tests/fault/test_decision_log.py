@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from fault.harness import Client, Deployment, deployed, fault, rounds
 
 pytestmark = fault
 
-WRITTEN_SECONDS = 30.0
+WRITTEN_SECONDS = 3.0
 """Within this a row is written also on a busy machine; the service takes a fifth of a second."""
 
 
@@ -26,9 +25,8 @@ def deployment() -> Iterator[Deployment]:
 
 async def decided(deployment: Deployment, count: int) -> set[UUID]:
     """Ask so often at once; the ids of the decisions."""
-    async with Client(deployment, patient=True) as client:
+    async with Client(deployment) as client:
         answers = await asyncio.gather(*(client.check(deployment.replica, f"cus_{n}") for n in range(count)))
-    assert {answer.status_code for answer in answers} == {200}
     return {UUID(answer.json()["decision_id"].removeprefix("dec_")) for answer in answers}
 
 
@@ -38,14 +36,6 @@ async def logged(deployment: Deployment) -> set[UUID]:
         return {row[0] for row in await connection.fetch("SELECT decision_id FROM volenti.decision_log")}
     finally:
         await connection.close()
-
-
-async def written(deployment: Deployment, made: set[UUID]) -> None:
-    """Return when the rows of all these decisions are there."""
-    deadline = time.monotonic() + WRITTEN_SECONDS
-    while missing := made - await logged(deployment):
-        assert time.monotonic() < deadline, f"{len(missing)} rows are not written"
-        await asyncio.sleep(0.05)
 
 
 async def test_a_stop_right_after_its_checks_leaves_every_row(deployment: Deployment) -> None:
@@ -62,11 +52,12 @@ async def test_a_kill_loses_no_row_that_was_written_and_the_next_start_goes_on(d
     for _ in range(rounds(2)):
         await deployment.whole()
         made = await decided(deployment, 40)
-        await written(deployment, made)
+        await asyncio.sleep(WRITTEN_SECONDS)
         await decided(deployment, 20)
         await asyncio.to_thread(deployment.replica.kill)
         await deployment.whole()
         after = await decided(deployment, 10)
+        await asyncio.sleep(WRITTEN_SECONDS)
 
-        await written(deployment, after)
-        assert made <= await logged(deployment)
+        rows = await logged(deployment)
+        assert made | after <= rows

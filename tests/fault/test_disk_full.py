@@ -95,8 +95,7 @@ async def test_a_full_database_disk_refuses_writes_leaves_checks_alone_and_is_ba
             print(f"20 writes were acknowledged {took:.2f} s after there was room")
             disk.empty()
             checks = [one.status for one in load.answered if one.path == "/v1/check" and full < one.begun < healed]
-            assert set(checks) <= {200, 503}
-            assert checks.count(503) <= len(checks) / 10, "more than a busy machine refuses"
+            assert set(checks) == {200}
 
     assert deployment.replica.pid == service
     assert load.broken == 0
@@ -134,26 +133,26 @@ async def test_a_withdrawal_is_acknowledged_only_when_a_required_journal_has_it(
     dice, deployment, disk = seeded(), with_a_small_state_disk.deployment, with_a_small_state_disk.disk
     replica = deployment.replica
     required = replica.settings["VOLENTI_PROFILE"] == "production"
-    async with Client(deployment) as client, Client(deployment, patient=True) as patient:
+    async with Client(deployment) as client:
         for number in range(rounds(1)):
-            grant, _ = await choices(patient, deployment, dice, f"cus_{dice.randrange(2**32):08x}", 2)
+            grant, _ = await choices(client, deployment, dice, f"cus_{dice.randrange(2**32):08x}", 2)
             disk.fill()
-            withdrawal = await withdrawn_in_vain(client, replica) if required else await withdrawn(patient, replica, 40)
+            withdrawal = await withdrawn_in_vain(client, replica) if required else await withdrawn(client, replica, 40)
             signed = await signed_size(deployment)
             if required:
                 again = await client.record(replica, withdrawal)
                 assert (again.status_code, again.headers["retry-after"]) == (503, "1"), (
                     "a repeated answer waits as well"
                 )
-            assert (await patient.check(replica, withdrawal.person)).json()["reason"] == "consent.withdrawn"
-            assert (await patient.record(replica, grant)).status_code == 201, "what does not restrict needs no journal"
-            assert (await patient.check(replica, grant.person)).json()["decision"] == "permit"
+            assert (await client.check(replica, withdrawal.person)).json()["reason"] == "consent.withdrawn"
+            assert (await client.record(replica, grant)).status_code == 201, "what does not restrict needs no journal"
+            assert (await client.check(replica, grant.person)).json()["decision"] == "permit"
             await asyncio.sleep(1.0)
             assert await signed_size(deployment) == signed, "signed, and not anchored"
             assert (await client.get(replica, "/v1/ledger/checkpoint")).status_code == 503
 
             disk.make_room(grow=number % 2 == 0)
-            answer = await patient.record(replica, withdrawal)
+            answer = await client.record(replica, withdrawal)
             assert (answer.status_code, answer.headers.get("idempotency-replayed")) == (201, "true"), answer.text
             entries = {entry["entry"]: entry["index"] for entry in answer.json()["entries"]}
             journaled = {line.entry for line in journal.read(disk.path / "journal")}

@@ -70,7 +70,7 @@ async def test_a_frozen_holder_of_one_workspaces_head_costs_its_writers_a_503_an
     secret = await secret_of(deployment, name)
     async with deployment.services() as services:
         demo = await by_name(services, "demo")
-    async with Client(deployment, secret=secret, patient=True) as other, Load(deployment, dice) as load:
+    async with Client(deployment, secret=secret) as other, Load(deployment, dice) as load:
         for number in range(rounds(1)):
             await load.acknowledges(20, seconds=20)
             async with head_held(deployment, demo):
@@ -94,7 +94,7 @@ async def test_a_frozen_holder_of_one_workspaces_head_costs_its_writers_a_503_an
                 f"{len(refused)} writes refused, after {max(one.took for one in refused):.1f} s at most; meanwhile"
                 f" {len(elsewhere)} writes elsewhere, the slowest {max(elsewhere):.2f} s"
             )
-            assert sorted(elsewhere)[len(elsewhere) // 2] < 1.5, "the lock timeout is 2 s; one may meet a busy machine"
+            assert max(elsewhere) < 1.5
 
     await load.assert_sound()
 
@@ -140,10 +140,10 @@ async def test_a_replica_that_was_suspended_knows_what_was_taken_back_meanwhile(
     awake, suspended = deployment.replicas
     for _ in range(rounds(1)):
         people = [f"cus_{dice.randrange(2**32):08x}" for _ in range(5)]
-        async with deployment.services() as services, Client(deployment, keep=False, patient=True) as client:
+        async with deployment.services() as services, Client(deployment, keep=False) as client:
             demo = await by_name(services, "demo")
             issued = await issue(services, demo, component="tests", scopes=SCOPES)
-            async with Client(deployment, secret=issued.secret, keep=False, patient=True) as revoked:
+            async with Client(deployment, secret=issued.secret, keep=False) as revoked:
                 for person in people:
                     grant, _ = await choices(client, deployment, dice, person, 2)
                     assert (await client.record(awake, grant)).status_code == 201

@@ -19,8 +19,6 @@ from fault.pgproxy import Plan, Proxy, proxied_aside
 pytestmark = fault
 
 FAULT_SECONDS = 3.0
-LATENCY_SECONDS = 20.0
-"""A write takes several statements, each half a second later: within this time at least one must come through."""
 BACK_SECONDS = 10.0
 """A statement that was swallowed is given up after 7 s, an append's as well; reads after 2 s."""
 WRITE_SECONDS = 11.0
@@ -72,9 +70,7 @@ async def test_under_a_bad_connection_every_request_is_answered_in_time_and_noth
             known = len(load.writes)
             far.proxy.plan = replace(FAULTS[name])
             begun, queued = time.monotonic(), 0
-            while (waited := time.monotonic() - begun) < FAULT_SECONDS or (
-                name == "latency" and len(load.writes) == known and waited < LATENCY_SECONDS
-            ):
+            while time.monotonic() < begun + FAULT_SECONDS:
                 queued = max(queued, deployment.replica.inside()["queued"])
                 await asyncio.sleep(0.2)
             hits, during = far.proxy.plan.hits, len(load.writes) - known
@@ -110,13 +106,11 @@ async def test_a_signer_whose_connections_are_dead_costs_neither_writes_nor_chec
             signed, begun = await signed_size(deployment), time.monotonic()
             await load.acknowledges(40, seconds=20)
             assert await signed_size(deployment) == signed, "it was to be cut off"
-            told = [one.status for one in load.answered if one.begun > begun]
-            assert set(told) <= {200, 201, 503}
-            assert told.count(503) <= len(told) / 10, "more than a busy machine refuses"
+            assert {one.status for one in load.answered if one.begun > begun} <= {200, 201}
             far.proxy.plan = Plan()
             healed = time.monotonic()
             while await signed_size(deployment) < signed + 40:
-                assert time.monotonic() - healed < 2 * BACK_SECONDS, "nothing is signed again"
+                assert time.monotonic() - healed < BACK_SECONDS, "nothing is signed again"
                 await asyncio.sleep(0.1)
             print(f"signed again {time.monotonic() - healed:.1f} s after healing")
 

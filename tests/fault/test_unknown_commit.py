@@ -121,9 +121,8 @@ async def test_a_cut_before_the_sync_leaves_nothing_and_one_after_it_leaves_the_
     before = await size_of(services, workspace)
     proxy.plan = Plan(fault, application="volenti_app")
     caller = asyncio.create_task(record(behind, workspace, choice("withdraw"), (Identifier("id", "anna"),)))
-    async with asyncio.timeout(8):  # several attempts of the appender, each of them cut
-        while proxy.plan.hits < 2 or await size_of(services, workspace) < before + written:  # noqa: ASYNC110 - another's work
-            await asyncio.sleep(0.02)
+    await asyncio.sleep(1.0)  # several attempts of the appender, each of them cut
+    assert proxy.plan.hits > 1
     assert await size_of(services, workspace) == before + written
 
     proxy.plan = Plan()
@@ -148,5 +147,5 @@ async def test_a_transaction_on_a_silent_connection_ends_with_its_callers_deadli
         await ask()
     proxy.plan = Plan()
 
-    assert loop.time() - begun < 6, "a statement itself is given up after 7 s"
+    assert loop.time() - begun < 3
     assert await size_of(behind, workspace) > 0

@@ -79,7 +79,7 @@ async def gaps_of(services: Services, workspace: UUID) -> list[Gap]:
 
 async def written(services: Services, workspace: UUID, count: int) -> None:
     """Return when so many rows are there, and fail if that takes long."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         for _ in itertools.count():
             if len(await rows_of(services, workspace)) >= count:
                 return
@@ -345,7 +345,7 @@ async def test_a_gap_is_told_although_rows_never_stop_coming(
             await asyncio.sleep(0)
 
     pouring = asyncio.create_task(pour())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         for _ in itertools.count():
             if await gaps_of(services, ours):
                 break
@@ -381,16 +381,16 @@ async def test_connections_cut_in_flight_lose_and_double_nothing(
 ) -> None:
     monkeypatch.setattr(log_decisions, "RETRY_SECONDS", 0.02)
     kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'volenti_app' AND state <> 'idle'"
-    rows: list[DecisionRow] = []
+    rows = [row_at(now()) for _ in range(8000)]
+    for row in rows:
+        assert services.decisions.record(ours, row)
     killed = 0
-    async with asyncio.timeout(120):
-        while killed < 4 or services.decisions._task is not None:
-            if killed < 4 and services.decisions._task is None:
-                rows += (more := [row_at(now()) for _ in range(8000)])
-                assert all(services.decisions.record(ours, row) for row in more)
+    async with asyncio.timeout(60):
+        while services.decisions._task is not None:
             killed += len(await superuser.fetch(kill)) if killed < 15 else 0
             await asyncio.sleep(0.005)
 
+    assert killed > 3
     assert sorted(row["decision_id"] for row in await rows_of(services, ours)) == sorted(r.decision_id for r in rows)
     assert await gaps_of(services, ours) == []
 
@@ -459,7 +459,7 @@ async def test_a_service_that_stops_without_a_database_does_not_wait_for_it(
     services: Services, ours: UUID, adrift: DecisionLog
 ) -> None:
     adrift.record(ours, row_at(now()))
-    async with asyncio.timeout(log_decisions.DRAIN_SECONDS + 10):
+    async with asyncio.timeout(log_decisions.DRAIN_SECONDS + 2):
         await adrift.close()
     assert not adrift.record(ours, row_at(now()))
 
@@ -468,7 +468,7 @@ async def test_a_check_never_waits_for_its_row(services: Services, ours: UUID, s
     """While somebody holds the table, checks are answered; their rows come when it is free."""
     async with superuser.transaction():
         await superuser.execute("LOCK decision_log IN ACCESS EXCLUSIVE MODE")
-        async with asyncio.timeout(30):  # one that waits for the lock waits for seconds
+        async with asyncio.timeout(5):
             answers = [await ask(services, ours, purpose="nothing") for _ in range(20)]
             await asyncio.sleep(2 * log_decisions.FLUSH_SECONDS)
             answers += [await ask(services, ours, purpose="nothing") for _ in range(20)]

@@ -539,13 +539,7 @@ async def test_a_log_that_is_signed_for_the_first_time_while_a_guard_looks_stays
 
 
 async def test_a_log_that_is_recovered_while_a_guard_looks_stays_active(place: Place) -> None:
-    async with place.services() as services:
-        workspace = await create(services, "shop")
-        await sign(services, workspace)
-        backup = await place.back_up()
-        await choose(services, workspace, "anna", "grant")
-        await sign(services, workspace)
-    await place.put_back(backup)
+    workspace = await rolled_back(place)
     async with place.services() as services, place.services() as other:
         assert services.anchor is not None
 

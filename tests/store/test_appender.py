@@ -51,8 +51,8 @@ async def stored(superuser: Any, workspace: UUID) -> dict[UUID, int]:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait a while at most for something that comes by itself."""
-    async with asyncio.timeout(30):
+    """Wait a short while at most for something that comes by itself."""
+    async with asyncio.timeout(5):
         for pause in itertools.count(1):
             if await holds():
                 return
@@ -89,13 +89,6 @@ async def head_locked(superuser: Any, workspace: UUID) -> AsyncIterator[None]:
 # --- many callers
 
 
-@pytest.fixture
-def all_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time for 64 commits, one after the other, on a slow disk."""
-    monkeypatch.setattr(appender, "ANSWER_SECONDS", 60.0)
-
-
-@pytest.mark.usefixtures("all_in_turn")
 async def test_64_writers_of_one_person_at_once_are_all_recorded(services: Services, workspace: UUID) -> None:
     anna = Identifier("id", "anna")
 
@@ -106,7 +99,6 @@ async def test_64_writers_of_one_person_at_once_are_all_recorded(services: Servi
     await assert_sound(services, workspace)
 
 
-@pytest.mark.usefixtures("all_in_turn")
 async def test_64_first_contacts_with_one_address_make_one_person(
     services: Services, superuser: Any, workspace: UUID
 ) -> None:
@@ -188,16 +180,16 @@ async def test_a_held_lock_is_unavailable_within_its_timeout_while_another_works
     services: Services, superuser: Any, workspace: UUID
 ) -> None:
     elsewhere = await create(services, f"elsewhere-{workspace.hex[-12:]}")
-    meanwhile = 0
+    loop = asyncio.get_running_loop()
     async with head_locked(superuser, workspace):
+        begun = loop.time()
         stuck = asyncio.create_task(services.appender.append(workspace, 1, plain()))
-        while not stuck.done():
+        for _ in range(20):
             assert isinstance(await services.appender.append(elsewhere, 1, plain()), Appended)
-            meanwhile += 1
-            await asyncio.sleep(0.02)
-        with pytest.raises(Unavailable, match="LockNotAvailable"):  # which comes before any other deadline
+        assert not stuck.done()
+        with pytest.raises(Unavailable, match="busy"):
             await stuck
-    assert meanwhile > 1, "it waited for the lock of another workspace"
+        assert 1.5 < loop.time() - begun < 4
 
     assert isinstance(await services.appender.append(workspace, 1, plain()), Appended)
     await assert_no_transaction_is_left(superuser)
@@ -521,12 +513,9 @@ async def test_backends_killed_in_flight_lose_and_double_nothing(
 ) -> None:
     acknowledged: dict[UUID, int] = {}
     done = asyncio.Event()
-    killed = 0
 
     async def write() -> None:
-        written = 0
-        while written < 25 or not killed:
-            written += 1
+        for _ in range(25):
             item = plain(2)
             while True:
                 with suppress(Unavailable):
@@ -537,24 +526,24 @@ async def test_backends_killed_in_flight_lose_and_double_nothing(
                     )
                     break
 
-    async def kill() -> None:
-        nonlocal killed
+    async def kill() -> int:
+        killed = 0
         while killed < 20 and not done.is_set():
             killed += await superuser.fetchval(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                 " WHERE application_name = 'volenti_app' AND query LIKE '%ledger_append%' AND state = 'active'"
             )
             await asyncio.sleep(0.02)
+        return killed
 
     killer = asyncio.create_task(kill())
-    async with asyncio.timeout(120):
-        await asyncio.gather(*(write() for _ in range(8)))
+    await asyncio.gather(*(write() for _ in range(8)))
     done.set()
-    await killer
 
+    assert await killer > 0
     places = await stored(superuser, workspace)
     assert acknowledged == {entry: places[entry] for entry in acknowledged}
-    assert len(places) == 2 + len(acknowledged) >= 2 + 8 * 25 * 2
+    assert len(places) == 2 + len(acknowledged) == 2 + 8 * 25 * 2
     await assert_no_transaction_is_left(superuser)
 
 

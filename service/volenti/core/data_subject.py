@@ -333,10 +333,8 @@ def fold(entries: Iterable[Entry], state: DataSubjectState = EMPTY) -> DataSubje
 def consent_event(entry_id: str, recorded_at: int, event: ConsentRecorded) -> ConsentEvent:
     """The part of a recorded choice that the fold of a purpose needs."""
     evidence = Evidence() if event.evidence is None else event.evidence
-    telling = (
-        evidence.confirmation,
-        None if event.actor == "import" else evidence.authentication,
-    )  # gives it its grade
+    # What gives the event its grade: to have signed in adds none to an import.
+    telling = (evidence.confirmation, None if event.actor == "import" else evidence.authentication)
     return ConsentEvent(
         entry=entry_id,
         kind=event.kind,

@@ -291,7 +291,7 @@ async def _decide(
     )  # however it is spelt
     facts = msgspec.structs.replace(command.facts, added=(*added, *command.facts.added), removed=removed)
     # Replicas' clocks differ: what is said now is not older than what was recorded before it.
-    now = max(now, *(one.state.last_recorded() for one in (*owners, person) if one is not None), 0)
+    now = max([now, *(one.state.last_recorded() for one in (*owners, person) if one is not None)])
     entry_ids = ids or tuple(services.new_id() for _ in range(most_entries(command)))
     admission = admit(
         msgspec.structs.replace(command, facts=facts),
