@@ -513,10 +513,15 @@ async def test_backends_killed_in_flight_lose_and_double_nothing(
 ) -> None:
     acknowledged: dict[UUID, int] = {}
     done = asyncio.Event()
+    killed = written = 0
 
     async def write() -> None:
-        for _ in range(25):
+        """25 times, and on until a backend was met in the middle of an append."""
+        nonlocal written
+        mine = 0
+        while mine < 25 or not killed:
             item = plain(2)
+            mine, written = mine + 1, written + 1
             while True:
                 with suppress(Unavailable):
                     outcome: Outcome = await services.appender.append(workspace, 1, item)
@@ -526,24 +531,25 @@ async def test_backends_killed_in_flight_lose_and_double_nothing(
                     )
                     break
 
-    async def kill() -> int:
-        killed = 0
+    async def kill() -> None:
+        nonlocal killed
         while killed < 20 and not done.is_set():
             killed += await superuser.fetchval(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                 " WHERE application_name = 'volenti_app' AND query LIKE '%ledger_append%' AND state = 'active'"
             )
             await asyncio.sleep(0.02)
-        return killed
 
     killer = asyncio.create_task(kill())
-    await asyncio.gather(*(write() for _ in range(8)))
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(write() for _ in range(8)))
     done.set()
+    await killer
 
-    assert await killer > 0
+    assert killed > 0
     places = await stored(superuser, workspace)
     assert acknowledged == {entry: places[entry] for entry in acknowledged}
-    assert len(places) == 2 + len(acknowledged) == 2 + 8 * 25 * 2
+    assert len(places) == 2 + len(acknowledged) == 2 + written * 2
     await assert_no_transaction_is_left(superuser)
 
 
